@@ -42,7 +42,6 @@ class _TorchvisionFinder(importlib.abc.MetaPathFinder):
             spec = importlib.machinery.PathFinder.find_spec(fullname)
             if spec is not None and spec.origin is not None:
                 _declare_missing_operators(Path(spec.origin).parent)
-        return None
 
 
 class _TorchaudioFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
