@@ -1,0 +1,230 @@
+"""The project's jobs, each in an environment that it makes itself: ``python make.py JOB [ARGS]``.
+
+    demo    quantize the shipped model, sample from it, and write pictures and a table
+    test    lint, type-check and all tests; those in a real ComfyUI where one is found
+    slow    the tests that take minutes
+    check   lint and type-check
+    format  reformat the code
+
+Environments lie in .venv (the package by itself) and .venv-host-VERSION (what the ComfyUI of that
+version requires), beside this file. Nothing is installed anywhere else. ComfyUI is found through the
+environment variable COMFYUI_PATH, around this folder, or in ~/comfy/ComfyUI; COMFYUI_PATH=none
+means that there is none. Only the standard library is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import time
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+from comfy_vq.errors import VQError
+from comfy_vq.hosts.locate import VARIABLE, comfyui_version, find_comfyui
+
+ROOT = Path(__file__).resolve().parent
+SHIMS = ROOT / "tests" / "host" / "shims"
+HOST_TESTS = "tests/host"
+NO_TESTS_COLLECTED = 5  # pytest's exit status
+
+TORCH = "torch==2.13.0"
+TORCHVISION = "torchvision==0.28.0"  # the release that belongs to this torch
+TOOLS = ("ruff==0.17.6", "basedpyright==1.40.2", "pytest>=8", "setuptools>=77")
+PACKAGE = (TORCH, "numpy", "safetensors", "tqdm", "diffusers", "pillow")
+# ComfyUI names these, but which build fits beside torch is chosen here.
+TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
+
+
+class JobError(Exception):
+    """A job cannot be done; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment and what belongs into it: a list of requirements for each pip run."""
+
+    folder: Path
+    installs: tuple[tuple[str, ...], ...]
+    pythonpath: str = ""
+
+    @property
+    def python(self) -> Path:
+        inside = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+        return self.folder.joinpath(*inside)
+
+    def ensure(self) -> None:
+        """Makes it, or brings it up to date if the requirements have changed since.
+
+        The stamp is written last: an environment without one was interrupted and is made anew.
+        """
+        stamp = self.folder / ".complete"
+        wanted = hashlib.sha256(repr((sys.version_info[:2], self.installs)).encode()).hexdigest()
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return
+        print(f"-- {self.folder.name}: installing; this takes minutes, once", flush=True)
+        started = time.monotonic()
+        fresh = not stamp.is_file() or not self.python.is_file()
+        stamp.unlink(missing_ok=True)
+        if fresh:
+            try:
+                venv.create(self.folder, clear=True, with_pip=True)
+            except subprocess.CalledProcessError as error:
+                raise JobError(
+                    f"{sys.executable} cannot make virtual environments ({error}); "
+                    f"install its venv module, such as the package python3-venv"
+                ) from error
+        for requirements in self.installs:
+            self._pip_install(requirements)
+        stamp.write_text(wanted)
+        print(f"-- {self.folder.name}: ready after {time.monotonic() - started:.0f} s", flush=True)
+
+    def _pip_install(self, requirements: tuple[str, ...]) -> None:
+        command = [self.python, "-m", "pip", "install", "--disable-pip-version-check"]
+        done = subprocess.run(
+            [*command, *requirements],
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._variables(),
+        )
+        if done.returncode != 0:
+            raise JobError(
+                f"pip could not install {' '.join(requirements)} into {self.folder}:\n"
+                f"{done.stdout[-4000:]}"
+            )
+
+    def run(self, *arguments: str | Path, **variables: str) -> int:
+        """Runs this environment's Python in the checkout and returns its exit status."""
+        environment = {**self._variables(), **variables}
+        return subprocess.run(
+            [self.python, *arguments], check=False, cwd=ROOT, env=environment
+        ).returncode
+
+    def _variables(self) -> dict[str, str]:
+        """The caller's environment variables without those that lead Python elsewhere."""
+        elsewhere = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
+        kept = {name: value for name, value in os.environ.items() if name not in elsewhere}
+        if self.pythonpath:
+            kept["PYTHONPATH"] = self.pythonpath
+        return {**kept, "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def own_environment() -> Environment:
+    """For the package by itself, without ComfyUI and without torchvision."""
+    return Environment(ROOT / ".venv", ((*PACKAGE, *TOOLS),))
+
+
+def host_environment(comfyui: Path) -> Environment:
+    """For a ComfyUI and the package in it, from that ComfyUI's own requirements."""
+    lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    required = [line.split("#")[0].strip() for line in lines]
+    required = [
+        line
+        for line in required
+        if line and re.split(r"[^\w.-]", line)[0].lower() not in TORCH_FAMILY
+    ]
+    return Environment(
+        ROOT / f".venv-host-{comfyui_version(comfyui)}",
+        ((TORCH, *required, "pytest>=8"), ("--no-deps", TORCHVISION)),
+        # The shims act only where the real torchvision and torchaudio do not import.
+        pythonpath=str(SHIMS),
+    )
+
+
+def test(arguments: list[str], markers: str = "not slow") -> int:
+    """Runs the tests, in the host's environment for those in a real ComfyUI."""
+    comfyui = find_comfyui()
+    pytest = ("-m", "pytest", "-m", markers, *arguments)
+    own = own_environment()
+    own.ensure()
+    if comfyui is None:  # the folder skips itself, loudly
+        return _worst(own.run(*pytest, **{VARIABLE: "none"}))
+    host = host_environment(comfyui)
+    host.ensure()
+    print(f"-- tests of the package by itself, in {own.folder.name}", flush=True)
+    alone = own.run(*pytest, f"--ignore={HOST_TESTS}")
+    print(f"-- tests in ComfyUI {comfyui_version(comfyui)}, {comfyui}", flush=True)
+    hosted = host.run(*pytest, HOST_TESTS, **{VARIABLE: str(comfyui)})
+    return _worst(alone, hosted)
+
+
+def check() -> int:
+    """Lint, formatting and types."""
+    own = own_environment()
+    own.ensure()
+    return _worst(
+        own.run("-m", "ruff", "check", "--quiet", "."),
+        own.run("-m", "ruff", "format", "--quiet", "--check", "."),
+        own.run("-m", "basedpyright", "--level", "error"),
+    )
+
+
+def reformat() -> int:
+    own = own_environment()
+    own.ensure()
+    return _worst(
+        own.run("-m", "ruff", "check", "--quiet", "--fix", "."),
+        own.run("-m", "ruff", "format", "."),
+    )
+
+
+def demo(arguments: list[str]) -> int:
+    """Runs the demo in ComfyUI where one is found, else in diffusers.
+
+    If this Python already runs that ComfyUI, with its build of torch for the graphics card here, it
+    is used as it is.
+    """
+    comfyui = find_comfyui()
+    environment = own_environment() if comfyui is None else host_environment(comfyui)
+    variables = {VARIABLE: str(comfyui or "none")}
+    command = ("-m", "comfy_vq", "demo", *(arguments or ("--out", "demo_out")))
+    if comfyui is not None and _runs_comfyui():
+        return subprocess.run(
+            [sys.executable, *command], check=False, cwd=ROOT, env={**os.environ, **variables}
+        ).returncode
+    environment.ensure()
+    return environment.run(*command, **variables)
+
+
+def _runs_comfyui() -> bool:
+    """Whether the Python that runs this script has what ComfyUI imports."""
+    needed = ("torch", "torchvision", "torchaudio", "comfy_kitchen", "transformers", "torchsde")
+    return all(importlib.util.find_spec(name) is not None for name in needed)
+
+
+def _worst(*statuses: int) -> int:
+    """The exit status of a job from those of its steps; a run that had no test to do is fine."""
+    return max(0 if status == NO_TESTS_COLLECTED else abs(status) for status in statuses)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("job", choices=("demo", "test", "slow", "check", "format"))
+    job, arguments = parser.parse_known_args()
+    try:
+        if job.job == "demo":
+            return demo(arguments)
+        if job.job == "test":
+            return _worst(check(), test(arguments))
+        if job.job == "slow":
+            return test(arguments, markers="slow")
+        return check() if job.job == "check" else reformat()
+    except (JobError, VQError) as error:
+        print(f"make.py: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 10):  # noqa: UP036 (this is who tells the users of older ones)
+        sys.exit("make.py: Python 3.10 or newer is needed")
+    sys.exit(main())
