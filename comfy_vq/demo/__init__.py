@@ -1,0 +1,1 @@
+"""The project's own small text-to-image model: its scenes, its captions, and its checker."""
