@@ -1,0 +1,38 @@
+"""Codecs turn a weight into a ``VQWeight`` and back.
+
+>>> from comfy_vq import codecs
+>>> coded = codecs.encode(weight, bits=3)
+>>> coded.decode(weight.dtype), coded.bits_per_weight
+"""
+
+from .additive import Additive, AdditiveSpec
+from .codebooks import shipped_set
+from .encode import EFFORTS, encode
+from .int8 import Int8, Int8Spec
+from .registry import Codec, get, names, register, stored_bits
+from .weight import CodebookSet, Piece, VQWeight
+from .widths import WIDTHS, Width, spec_for
+from ..kernels import Rotation
+
+register(Additive())
+register(Int8())
+
+__all__ = [
+    "EFFORTS",
+    "WIDTHS",
+    "AdditiveSpec",
+    "Codec",
+    "CodebookSet",
+    "Int8Spec",
+    "Piece",
+    "Rotation",
+    "VQWeight",
+    "Width",
+    "encode",
+    "get",
+    "names",
+    "register",
+    "shipped_set",
+    "spec_for",
+    "stored_bits",
+]

@@ -1,0 +1,180 @@
+"""Codebook sets: the shipped ones, and training one from groups of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..errors import VQError
+from . import beam
+from .weight import CodebookSet
+
+ENTRIES = 256
+GROUP = 8
+OFFSET = 128
+"""The sum that stands for zero: then sum - offset is a signed byte."""
+
+_SHIPPED = Path(__file__).with_name("gaussian.safetensors")
+
+
+@lru_cache(maxsize=1)
+def _shipped_sets() -> dict[int, CodebookSet]:
+    if not _SHIPPED.exists():  # while they are being trained
+        return {}
+    sets = {}
+    with safe_open(_SHIPPED, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            if name.startswith("gaussian-") and not name.endswith(".grid"):
+                codebooks = file.get_tensor(name)
+                grid = file.get_tensor(f"{name}.grid")
+                sets[len(codebooks)] = CodebookSet.from_grid(name, codebooks, grid)
+    return sets
+
+
+@lru_cache(maxsize=1)
+def gaussian_sqnr_db() -> dict[tuple[str, int], float]:
+    """SQNR in dB on held-out i.i.d. Gaussian weights, by codec and bits.
+
+    Measured by the script that trains the shipped sets and stored beside them.
+    """
+    if not _SHIPPED.exists():
+        return {}
+    with safe_open(_SHIPPED, "pt") as file:
+        measured = file.metadata()
+    keys = (key.split() for key in measured if key != "format")
+    return {(codec, int(bits)): float(measured[f"{codec} {bits}"]) for codec, bits in keys}
+
+
+def shipped_set(books: int) -> CodebookSet:
+    """The set of ``books`` codebooks that every rotated, row-normalized weight shares.
+
+    Raises:
+        VQError: no set of that many codebooks is shipped.
+    """
+    sets = _shipped_sets()
+    if not sets:
+        raise VQError(f"{_SHIPPED}: the shipped codebook sets are missing; reinstall comfy-vq")
+    if books not in sets:
+        raise VQError(f"additive codes have 1 to {max(sets)} bits per weight, not {books}")
+    return sets[books]
+
+
+def train(
+    groups: Tensor,
+    values: Tensor,
+    *,
+    rounds: int,
+    beam_width: int,
+    on_round: Callable[[int], None] | None = None,
+) -> CodebookSet:
+    """Alternate beam search and least-squares codebooks, on the integer grid throughout.
+
+    Args:
+        groups: training data, float32 ``[n, 8]``, rows normalized as the encoder does.
+        values: initial real-valued codebooks, float32 ``[M, 256, 8]``.
+        rounds: of {encode, refit, round to the grid}; the best round is kept.
+        beam_width: of the searches.
+        on_round: called with the number of weights searched after each round; may raise.
+
+    Returns:
+        The set of the smallest training error, named "own".
+    """
+    best, least = to_grid("own", values), float("inf")
+    for round_ in range(rounds + 1):
+        candidate = to_grid("own", values)
+        codes, errors = search_slices(groups, candidate.values(), beam_width)
+        error = float(errors.double().sum())
+        if error < least:
+            best, least = candidate, error
+        if round_ < rounds:
+            values = refit(groups, codes, values)
+        if on_round is not None:
+            on_round(groups.numel())
+    return best
+
+
+def search_slices(
+    groups: Tensor, values: Tensor, beam_width: int, on_progress: Callable[[int], None] | None = None
+) -> tuple[Tensor, Tensor]:
+    """``beam.search`` in slices of bounded memory, reporting groups done after each."""
+    codes, errors = [], []
+    for part in groups.split(slice_length(groups.device, beam_width)):
+        found, error = beam.search(part, values, beam_width)
+        codes.append(found)
+        errors.append(error)
+        if on_progress is not None:
+            on_progress(len(part))
+    return torch.cat(codes), torch.cat(errors)
+
+
+def slice_length(device: torch.device, beam_width: int) -> int:
+    """Groups to search at once: scores of 4 MiB on a CPU (its cache), 64 MiB elsewhere."""
+    scores = 1 << (20 if device.type == "cpu" else 24)
+    return max(1, scores // (ENTRIES * beam_width))
+
+
+def residual_kmeans(groups: Tensor, books: int, iterations: int, generator: torch.Generator) -> Tensor:
+    """Initial codebooks: k-means on what the codebooks before it leave over.
+
+    Returns:
+        float32 ``[books, 256, 8]``.
+    """
+    residual, tables = groups, []
+    for _ in range(books):
+        start = torch.randperm(len(residual), generator=generator)[:ENTRIES]
+        table = residual[start.to(groups.device)]
+        for _ in range(iterations):
+            codes, _errors = search_slices(residual, table[None], 1)
+            table = refit(residual, codes, table[None])[0]
+        codes, _errors = search_slices(residual, table[None], 1)
+        residual = residual - table[codes[:, 0].long()]
+        tables.append(table)
+    return torch.stack(tables)
+
+
+def refit(groups: Tensor, codes: Tensor, values: Tensor) -> Tensor:
+    """Least-squares codebooks for fixed codes: argmin_C sum_n ||x_n - sum_m C_m[code_nm]||^2.
+
+    A ridge towards the present codebooks keeps entries that no group uses, and settles the
+    constants that codebooks could trade among each other (AQLM, section 3.3).
+    """
+    books, entries, width = values.shape
+    flat = codes.long() + torch.arange(books, device=codes.device) * entries
+    size = books * entries
+    gram = torch.zeros(size, size, dtype=torch.float64, device=groups.device)
+    for i in range(books):
+        for j in range(books):
+            pairs = (flat[:, i] - i * entries) * entries + (flat[:, j] - j * entries)
+            counts = torch.bincount(pairs, minlength=entries * entries).view(entries, entries)
+            gram[i * entries : (i + 1) * entries, j * entries : (j + 1) * entries] = counts
+    residual = groups - values.reshape(size, width)[flat].sum(1)
+    target = torch.zeros(size, width, dtype=torch.float64, device=groups.device)
+    for i in range(books):
+        target.index_add_(0, flat[:, i], residual.double())
+    gram.diagonal().add_(1e-3 * len(groups) / entries)
+    change = torch.linalg.solve(gram, target)
+    return values + change.view_as(values).float()
+
+
+def to_grid(name: str, values: Tensor) -> CodebookSet:
+    """Round real-valued codebooks to uint8 entries on one grid with offset 128.
+
+    The step is the smallest at which every sum of entries is a byte: -128 <= sum - 128 <= 127.
+    """
+    books = len(values)
+    low, high = values.amin((1, 2)), values.amax((1, 2))
+    # the zero points are whole numbers: half a step for rounding, one for the ceiling, per book
+    step = float(torch.maximum(-low.sum() / (OFFSET - 1.5 * books), high.sum() / (127 - 0.5 * books)))
+    step = float(torch.tensor(step, dtype=torch.float32))
+    entries = torch.round(values / step)
+    zeros = -entries.amin((1, 2))
+    zeros[0] = OFFSET - zeros[1:].sum()
+    entries = entries + zeros[:, None, None]
+    if entries.min() < 0 or entries.amax((1, 2)).sum() > 255:
+        raise AssertionError("the grid step does not keep sums of entries within a byte")
+    return CodebookSet(name, entries.to(torch.uint8), step, OFFSET)

@@ -1,0 +1,84 @@
+"""Scalar int8 rows with one scale each, for the few layers that must not go lower."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..errors import VQError
+from .registry import OnProgress
+from .scales import half_scales
+from .weight import Piece, VQWeight, matrix_shape, to_matrix
+
+
+@dataclass(frozen=True)
+class Int8Spec:
+    """Nothing to choose."""
+
+    codec: ClassVar[str] = "int8"
+
+
+class Int8:
+    """weight[n, k] = scales[n] * codes[n, k] / 128, codes in -127..127.
+
+    The division keeps the scales of ordinary weights well inside half precision.
+    """
+
+    name = "int8"
+    version = 1
+
+    def supports(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) in (2, 4) and 0 not in shape
+
+    def spec_for(self, bits: int, shape: tuple[int, ...], seed: int = 0) -> Int8Spec:
+        if bits != 8:
+            raise VQError(f"codec int8 has 8 bits per weight, not {bits}")
+        return Int8Spec()
+
+    def encode(
+        self,
+        weight: Tensor,
+        *,
+        bits: int = 8,
+        importance: Tensor | None = None,
+        on_progress: OnProgress | None = None,
+        **_: Any,
+    ) -> VQWeight:
+        """Round to nearest; the scale is refitted by (weighted) least squares afterwards."""
+        matrix = to_matrix(weight).float()
+        peak = matrix.abs().amax(dim=1, keepdim=True)
+        unit = peak.clamp(min=torch.finfo(torch.float32).tiny) / 127
+        codes = (matrix / unit).round().clamp(-127, 127)
+        weighted = codes if importance is None else codes * importance
+        energy = (weighted * codes).sum(1)
+        fitted = torch.where(energy > 0, (weighted * matrix).sum(1) / energy, peak[:, 0] / 127)
+        scales = half_scales(fitted * 128)
+        if on_progress is not None:
+            on_progress(weight.numel())
+        tensors = {"codes": codes.to(torch.int8), "scales": scales}
+        return VQWeight(self.spec_for(bits, tuple(weight.shape)), tuple(weight.shape), weight.dtype, tensors)
+
+    def decode(self, weight: VQWeight, dtype: torch.dtype) -> Tensor:
+        return kernels.decode_int8(weight.tensors["codes"], weight.tensors["scales"], dtype)
+
+    def pieces(self, spec: Int8Spec, shape: tuple[int, ...]) -> dict[str, Piece]:
+        rows, columns = matrix_shape(shape)
+        return {
+            "codes": Piece(torch.int8, (rows, columns)),
+            "scales": Piece(torch.float16, (rows,)),
+        }
+
+    def codebook_shape(self, spec: Int8Spec) -> None:
+        return None
+
+    def to_record(self, spec: Int8Spec) -> dict[str, Any]:
+        return {}
+
+    def from_record(self, record: dict[str, Any]) -> Int8Spec:
+        if record:
+            raise VQError(f"codec int8 has no field {sorted(record)[0]!r}; update comfy-vq")
+        return Int8Spec()

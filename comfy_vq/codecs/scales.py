@@ -1,0 +1,47 @@
+"""Row scales: least-squares fit and half-precision storage."""
+
+import torch
+from torch import Tensor
+
+from ..errors import VQError
+
+_SMALLEST_NORMAL = torch.finfo(torch.float16).smallest_normal
+
+
+def fit_scales(matrix: Tensor, decoded: Tensor, importance: Tensor | None) -> Tensor:
+    """The scales ``[rows]`` that minimize ``sum_k h_k (w_nk - s_n q_nk)^2`` for each row n.
+
+    Args:
+        matrix: w, float32 ``[rows, columns]``.
+        decoded: q, what the codes stand for at scale 1, of the same shape.
+        importance: h, float32 ``[columns]``, or None for ones.
+
+    Returns:
+        float32 ``[rows]``; zero where q is zero.
+    """
+    weighted = decoded if importance is None else decoded * importance
+    energy = (weighted * decoded).sum(1)
+    return torch.where(energy > 0, (weighted * matrix).sum(1) / energy.clamp(min=1e-38), 0.0)
+
+
+def half_scales(scales: Tensor) -> Tensor:
+    """Scales as they are stored, float16.
+
+    Raises:
+        VQError: a scale overflows half precision, or most of the weight's energy lies in rows
+            whose scale is subnormal there, so that rounding it would cost quality.
+    """
+    peak = float(scales.abs().max())
+    if peak > torch.finfo(torch.float16).max:
+        raise VQError(
+            f"field scales: found a row scale of {peak:.4g}, expected at most 65504 (half "
+            "precision); leave this layer dense"
+        )
+    energy = scales.double().square()
+    subnormal = energy[scales.abs() < _SMALLEST_NORMAL].sum()
+    if peak > 0 and subnormal > 0.01 * energy.sum():
+        raise VQError(
+            f"field scales: the largest row scale is {peak:.4g}, too small for half precision "
+            f"(below {_SMALLEST_NORMAL:.2g}); leave this layer dense"
+        )
+    return scales.half()

@@ -1,0 +1,35 @@
+"""Bridge to the kernels folder, which lies beside this package in a checkout and inside it in a wheel.
+
+That folder carries no ``__init__.py``, so that a checkout on ``sys.path`` never shadows another
+package called ``kernels``. This module turns itself into a package over it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+_here = Path(__file__).resolve().parent
+__path__ = [str(next(p for p in (_here / "kernels", _here.parent / "kernels") if p.is_dir()))]
+if __spec__ is not None:
+    __spec__.submodule_search_locations = __path__
+
+if TYPE_CHECKING:
+    from ..kernels.dispatch import decode_additive as decode_additive
+    from ..kernels.dispatch import decode_int8 as decode_int8
+    from ..kernels.dispatch import explain as explain
+    from ..kernels.hadamard import Rotation as Rotation
+    from ..kernels.hadamard import rotate as rotate
+    from ..kernels.hadamard import sign_vector as sign_vector
+    from ..kernels.hadamard import unrotate as unrotate
+else:
+    from .kernels.dispatch import decode_additive, decode_int8, explain
+    from .kernels.hadamard import Rotation, rotate, sign_vector, unrotate
+
+__all__ = [
+    "Rotation",
+    "decode_additive",
+    "decode_int8",
+    "explain",
+    "rotate",
+    "sign_vector",
+    "unrotate",
+]

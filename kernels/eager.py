@@ -1,0 +1,55 @@
+"""Decoding in plain PyTorch: the reference for every other kernel, and the path of cards without Triton."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .hadamard import Rotation, unrotate_unnormalized
+
+_SLICE = 1 << 21
+"""Weights decoded at a time: the float32 temporaries of a slice stay below 64 MiB."""
+
+
+def decode_additive(
+    codes: Tensor,
+    codebooks: Tensor,
+    step: float,
+    offset: int,
+    scales: Tensor,
+    rotation: Rotation | None,
+    period: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Weights from additive codes; arguments as in ``dispatch.decode_additive``.
+
+    Sums of entries are integers, and so is their unnormalized rotation, so every implementation
+    that multiplies by the same row factor once at the end gives the same bits.
+    """
+    rows, groups, books = codes.shape
+    table = codebooks.float()
+    table[0] -= offset
+    table = table.reshape(-1, codebooks.shape[-1])
+    norm = step if rotation is None else step * rotation.block**-0.5
+    factors = scales.float() * norm
+    bases = torch.arange(books, device=codes.device, dtype=torch.int32) * codebooks.shape[1]
+    width = groups * codebooks.shape[-1]
+    weight = torch.empty((rows, width), dtype=dtype, device=codes.device)
+    per_slice = max(1, _SLICE // width)
+    for start in range(0, rows, per_slice):
+        part = slice(start, min(start + per_slice, rows))
+        entries = codes[part].reshape(-1, books).to(torch.int32) + bases
+        sums = F.embedding_bag(entries, table, mode="sum").reshape(-1, width)
+        if rotation is not None:
+            sums = unrotate_unnormalized(sums, rotation, period)
+        weight[part] = sums.mul_(factors[part, None])
+    return weight
+
+
+def decode_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights from int8 rows; arguments as in ``dispatch.decode_int8``."""
+    weight = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    per_slice = max(1, _SLICE // max(1, codes.shape[1]))
+    for start in range(0, codes.shape[0], per_slice):
+        part = slice(start, start + per_slice)
+        weight[part] = codes[part].float().mul_(scales[part].float()[:, None] / 128)
+    return weight
