@@ -1,0 +1,134 @@
+"""From a VQModel to a ComfyUI MODEL, through the host's own loader.
+
+The loader is given a state dict whose coded weights report their logical shapes, so that it
+detects, builds and fills the model as it would from the dense checkpoint.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import comfy.sd
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
+from torch import Tensor
+
+from ... import checkpoint
+from ...errors import VQError
+from ...model import VQModel
+from .dense import save_dense
+from .layout import is_coded, pending
+from .ops import CodedWeight, VQOperations
+
+_KEY = "comfy_vq"
+
+
+class Origin(Protocol):
+    """Where a MODEL's coded weights come from, so that they can be saved or loaded again."""
+
+    def read(self) -> VQModel: ...
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """A VQ checkpoint on disk."""
+
+    path: str
+
+    def read(self) -> VQModel:
+        return checkpoint.load(self.path)
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """A quantization that was not saved."""
+
+    model: VQModel
+
+    def read(self) -> VQModel:
+        return self.model
+
+
+def load_file(path: str) -> ModelPatcher:
+    """A MODEL from a VQ checkpoint. Raises VQError for a file that is not a valid one."""
+    return load(FromFile(path))
+
+
+def load(origin: Origin, disable_dynamic: bool = False) -> ModelPatcher:
+    """A MODEL that holds its coded weights as they are; the dense model is never built.
+
+    Args:
+        origin: read once here, and again when the host wants a fresh copy of the model.
+        disable_dynamic: asked for by the host where a feature cannot use its dynamic VRAM.
+
+    Raises:
+        VQError: the host recognizes no diffusion model in it.
+    """
+    vq = origin.read()
+    patcher = comfy.sd.load_diffusion_model_state_dict(
+        _state_dict(vq),
+        model_options={"custom_operations": VQOperations},
+        metadata=dict(vq.source.metadata),
+        disable_dynamic=disable_dynamic,
+    )
+    if patcher is None:
+        raise VQError(
+            f"{vq.source.name}: this ComfyUI recognizes no diffusion model in the {len(vq.layers)} coded "
+            f"and {len(vq.dense)} dense layers; update ComfyUI, or quantize the model from within it"
+        )
+    _settle(patcher.model)
+    save_dense(patcher.model)
+    mark(patcher, origin)
+    return patcher
+
+
+def mark(patcher: ModelPatcher, origin: Origin) -> None:
+    """Make ``patcher`` known as a VQ MODEL that comes from ``origin``."""
+    patcher.set_attachments(_KEY, origin)
+    patcher.remove_callbacks_with_key(CallbacksMP.ON_LOAD, _KEY)
+    patcher.add_callback_with_key(CallbacksMP.ON_LOAD, _KEY, _keep_codes)
+    patcher.cached_patcher_init = (load, (origin,))
+
+
+def origin_of(patcher: ModelPatcher) -> Origin | None:
+    """Where the coded weights of a MODEL come from; None if it is not a VQ MODEL."""
+    return patcher.get_attachment(_KEY)
+
+
+def _state_dict(vq: VQModel) -> dict[str, Tensor]:
+    coded = {f"{name}.weight": pending(weight) for name, weight in vq.layers.items()}
+    return {**vq.dense, **coded, **vq.source.root}
+
+
+def _settle(model: torch.nn.Module) -> None:
+    """Make each set be listed by one layer, and decode what no layer of ours holds."""
+    listed: set[str] = set()
+    for layer in model.modules():
+        if isinstance(layer, CodedWeight):
+            if is_coded(layer.weight):
+                name = layer.weight._params.set_name
+                layer.owns_codebooks = name not in listed
+                listed.add(name)
+            continue
+        for name, parameter in layer._parameters.items():
+            if is_coded(parameter):
+                dense = torch.nn.Parameter(parameter.dequantize(), requires_grad=False)
+                layer._parameters[name] = dense
+
+
+def _keep_codes(patcher: ModelPatcher, *_: Any) -> None:
+    """Keep dynamic VRAM from coding a patched weight anew.
+
+    It applies patches once and writes the result back into the weight, which for a coded one means
+    seconds of encoding and a loss. As plain weight functions they are applied to the decoded
+    weight each time.
+    """
+    for layer in patcher.model.modules():
+        if not isinstance(layer, CodedWeight) or not is_coded(layer.weight):
+            continue
+        patch = getattr(layer, "weight_lowvram_function", None)
+        if patch is not None:
+            layer.weight_lowvram_function = None
+            layer.weight_function = [patch, *layer.weight_function]

@@ -1,0 +1,151 @@
+"""Linear and Conv2d on coded weights, as the operations class that ComfyUI builds a model with.
+
+Everything about moving, offloading and patching weights is the host's: its cast function hands us
+the weight on the right device, dense if patches had to be applied and coded otherwise. What is
+coded is decoded to the compute dtype, multiplied with, and forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .layout import decode, is_coded, settled
+
+_COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _piece(name: str) -> property:
+    """A stored piece of the weight by its state-dict name, which the host resolves by getattr."""
+
+    def read(layer: CodedWeight) -> Tensor:
+        pieces = layer.weight.state_dict("weight") if is_coded(layer.weight) else {}
+        if name not in pieces:
+            raise AttributeError(f"{type(layer).__name__} holds no {name}")
+        return pieces[name]
+
+    return property(read)
+
+
+class CodedWeight:
+    """What a layer with a coded weight does differently; goes before the host's layer class.
+
+    Until it is loaded, the weight is a meta tensor: the dense model is never built.
+    """
+
+    weight: Parameter
+    bias: Parameter | None
+
+    owns_codebooks = True
+    """Whether this layer lists its codebook set in the state dict. Of all layers that refer to a
+    set one does, so that the host, which sums up state dicts, counts the set once."""
+
+    weight_scales = _piece("weight_scales")
+    weight_codebooks = _piece("weight_codebooks")
+    weight_grid = _piece("weight_grid")
+
+    def __init__(self, *args: Any, device: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, device="meta", **kwargs)
+        if self.bias is not None:
+            self.bias = Parameter(torch.empty_like(self.bias, device=device or "cpu"))
+
+    def forward_comfy_cast_weights(self, input: Tensor) -> Tensor:
+        # Asked for its own dtype, a coded weight comes back as it is: a cast would copy the codes
+        # only to relabel them. Functions on the weight need it dense, in the input's dtype.
+        coded = is_coded(self.weight) and not self.weight_function
+        weight, bias, stream = comfy.ops.cast_bias_weight(
+            self,
+            dtype=self.weight.dtype if coded else input.dtype,
+            bias_dtype=input.dtype,
+            device=input.device,
+            offloadable=True,
+        )
+        dense = decode(weight, input.dtype) if is_coded(weight) else weight.to(input.dtype)
+        output = self._compute(input, dense, bias)
+        comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+        return output
+
+    def convert_weight(self, weight: Tensor, inplace: bool = False, **_: Any) -> Tensor:
+        """Called by the host before it applies patches to a weight."""
+        return weight.dequantize() if is_coded(weight) else weight
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = prefix + "weight"
+        weight = state_dict.get(key)
+        if is_coded(weight):
+            if weight.shape != self.weight.shape:
+                error_msgs.append(
+                    f"{key} is coded for shape {tuple(weight.shape)}, "
+                    f"but the model has {tuple(self.weight.shape)}"
+                )
+                return
+            held = self.weight.dtype
+            dtype = held if held in _COMPUTE_DTYPES else weight.dtype
+            self.weight = Parameter(settled(weight, dtype), requires_grad=False)
+            state_dict = {name: tensor for name, tensor in state_dict.items() if name != key}
+        elif weight is not None and self.weight.is_meta:
+            self.weight = Parameter(torch.empty_like(self.weight, device="cpu"), requires_grad=False)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+        if is_coded(weight) and key in missing_keys:
+            missing_keys.remove(key)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Tensor], prefix: str, keep_vars: bool
+    ) -> None:
+        """List plain pieces. The host's writers would store a coded tensor as raw memory."""
+        if not is_coded(self.weight):
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            return
+        pieces = self.weight.state_dict(prefix + "weight")
+        if not self.owns_codebooks:
+            pieces = {
+                name: piece
+                for name, piece in pieces.items()
+                if not name.endswith(("weight_codebooks", "weight_grid"))
+            }
+        destination.update(pieces)
+        if self.bias is not None:
+            destination[prefix + "bias"] = self.bias if keep_vars else self.bias.detach()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CodedWeight:
+        """Move parameters by replacing them: torch would swap only the wrapper of a coded one."""
+        for name, parameter in self._parameters.items():
+            if parameter is None or parameter.is_meta:
+                continue
+            moved = fn(parameter)
+            if moved.is_inference() and not torch.is_inference_mode_enabled():
+                moved = moved.clone()
+            self._parameters[name] = Parameter(moved, requires_grad=False)
+        return self
+
+
+class VQOperations(comfy.ops.manual_cast):
+    """The operations class of a VQ model."""
+
+    class Linear(CodedWeight, comfy.ops.manual_cast.Linear):
+        def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return torch.nn.functional.linear(input, weight, bias)
+
+    class Conv2d(CodedWeight, comfy.ops.manual_cast.Conv2d):
+        def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            # Decoded in channels_last; left so, it would set the memory order of all that follows.
+            if not comfy.model_management.force_channels_last():
+                weight = weight.contiguous()
+            return self._conv_forward(input, weight, bias)

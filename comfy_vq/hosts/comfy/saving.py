@@ -1,0 +1,60 @@
+"""Save a VQ MODEL the way ComfyUI's own save nodes do."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import folder_paths
+from comfy.cli_args import args
+from comfy.model_patcher import ModelPatcher
+
+from ... import checkpoint
+from ...errors import VQError
+from .loader import origin_of
+
+
+def save_model(
+    patcher: ModelPatcher,
+    filename_prefix: str,
+    prompt: Any = None,
+    extra_pnginfo: dict[str, Any] | None = None,
+) -> str:
+    """Write a numbered VQ checkpoint below the output folder.
+
+    Args:
+        filename_prefix: as in the host's save nodes.
+        prompt, extra_pnginfo: the workflow to embed; None to leave it out. Left out as well if
+            the host runs with ``--disable-metadata``.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        VQError: the MODEL is not a VQ one, or its weights are patched.
+    """
+    origin = origin_of(patcher)
+    if origin is None:
+        raise VQError(
+            "this MODEL is not vector-quantized: put VQ Quantize Model before Save VQ Checkpoint, "
+            "or save it with ComfyUI's Save Checkpoint"
+        )
+    if patcher.patches:
+        raise VQError(
+            f"this VQ MODEL carries patches (such as a LoRA) on {len(patcher.patches)} weights, which a VQ "
+            "checkpoint cannot hold: put the LoRA before VQ Quantize Model to bake it in, "
+            "or save without it and apply it after loading"
+        )
+    output = folder_paths.get_output_directory()
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
+    path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
+    checkpoint.save(path, origin.read(), extra=_workflow(prompt, extra_pnginfo))
+    return path
+
+
+def _workflow(prompt: Any, extra_pnginfo: dict[str, Any] | None) -> dict[str, str]:
+    if args.disable_metadata:
+        return {}
+    values = {**({} if prompt is None else {"prompt": prompt}), **(extra_pnginfo or {})}
+    return {key: json.dumps(value) for key, value in values.items()}

@@ -1,0 +1,190 @@
+"""The dense weights of a ComfyUI MODEL, one at a time, with its patches applied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import comfy.latent_formats
+import comfy.lora
+import comfy.model_management
+import comfy.model_sampling
+import safetensors
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_kitchen.tensor import QuantizedTensor
+from torch import Tensor, nn
+
+from ...errors import VQError
+from ...model import Source
+from .loader import origin_of
+
+_UNET = "diffusion_model."
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A tensor of the diffusion model, where it is held."""
+
+    key: str  # the host's name for it, within the diffusion model
+    module: nn.Module
+    name: str
+
+    @property
+    def tensor(self) -> Tensor:
+        return getattr(self.module, self.name)
+
+    @property
+    def codable(self) -> bool:
+        layer = isinstance(self.module, (nn.Linear, nn.Conv2d))
+        # The host's layer for its own quantized formats is a Linear by name only.
+        layer = layer or type(self.module).__name__ == "Linear"
+        return layer and self.name == "weight" and self.tensor.ndim in (2, 4)
+
+
+class ModelSource:
+    """A source of weights for ``quantize``, under the names of the original checkpoint.
+
+    The MODEL is not changed: it is unloaded, which restores weights that were patched in place,
+    and each weight is read and patched into a copy.
+
+    Args:
+        patcher: holds float weights of any precision, or weights in formats of the host.
+
+    Raises:
+        VQError: the MODEL is quantized by us already, or carries a LoRA that runs beside the
+            weights and cannot be baked into them.
+    """
+
+    def __init__(self, patcher: ModelPatcher) -> None:
+        _refuse_unfit(patcher)
+        comfy.model_management.unload_model_and_clones(patcher)
+        self._patcher = patcher
+        held = {weight.key: weight for weight in _weights(patcher.model.diffusion_model)}
+        names, prefix, root = _saved_names(patcher, held)
+        self._weights = {names[key]: weight for key, weight in held.items()}
+        path = _checkpoint_path(patcher)
+        self.source = Source(
+            name=os.path.basename(path) if path else type(patcher.model).__name__,
+            sha256=None,
+            prefix=prefix,
+            metadata=_header_metadata(path),
+            root={**root, **_sampling_keys(patcher)},
+        )
+
+    def keys(self) -> list[str]:
+        return list(self._weights)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        weight = self._weights[key]
+        shape = comfy.lora.calculate_shape(self._patches(weight), weight.tensor, weight.key)
+        return tuple(shape)
+
+    def dtype(self, key: str) -> torch.dtype:
+        """The dtype that ``read`` gives: the weight's own, bfloat16 for a patched 8-bit float."""
+        weight = self._weights[key]
+        dtype = weight.tensor.dtype
+        patched_float8 = bool(self._patches(weight)) and dtype.itemsize == 1
+        return torch.bfloat16 if patched_float8 and dtype.is_floating_point else dtype
+
+    def codable(self, key: str) -> bool:
+        """Only weights of linear layers and 2-d convolutions can be held coded."""
+        return self._weights[key].codable
+
+    def read(self, key: str) -> Tensor:
+        """The weight, dequantized and patched; float32 while patches are applied."""
+        weight = self._weights[key]
+        tensor, patches = weight.tensor, self._patches(weight)
+        if not patches:
+            dense = tensor.dequantize() if isinstance(tensor, QuantizedTensor) else tensor
+            return dense.detach().to(self.dtype(key))
+        device = comfy.model_management.get_torch_device()
+        dense = tensor.detach().to(device=device, dtype=torch.float32, copy=True)
+        if isinstance(dense, QuantizedTensor):
+            dense = dense.dequantize()
+        patched = comfy.lora.calculate_weight(patches, dense, _UNET + weight.key)
+        return patched.to(self.dtype(key))
+
+    def _patches(self, weight: _Weight) -> list:
+        return self._patcher.patches.get(_UNET + weight.key, [])
+
+
+def _refuse_unfit(patcher: ModelPatcher) -> None:
+    if origin_of(patcher) is not None:
+        raise VQError(
+            "this MODEL is vector-quantized already: connect the dense model to VQ Quantize Model, "
+            "quantizing twice would add the errors up"
+        )
+    if patcher.injections.get("bypass_lora"):
+        raise VQError(
+            "this MODEL carries a bypass LoRA, which runs beside the weights and cannot be baked into them: "
+            "put it after VQ Quantize Model, or load it with the ordinary LoRA loader before"
+        )
+
+
+def _weights(model: nn.Module) -> Iterator[_Weight]:
+    for path, module in model.named_modules():
+        quantized = isinstance(module._parameters.get("weight"), QuantizedTensor)
+        transient = module._non_persistent_buffers_set
+        buffers = (item for item in module._buffers.items() if item[0] not in transient)
+        for name, tensor in chain(module._parameters.items(), buffers):
+            # What else a natively quantized layer holds describes its format.
+            if tensor is None or (quantized and name not in ("weight", "bias")):
+                continue
+            yield _Weight(f"{path}.{name}" if path else name, module, name)
+
+
+def _saved_names(
+    patcher: ModelPatcher, held: dict[str, _Weight]
+) -> tuple[dict[str, str], str, dict[str, Tensor]]:
+    """The names under which the host would save the model, found out with empty tensors.
+
+    Returns:
+        host key -> saved name without the common prefix; that prefix; what the host saves beside
+        the diffusion model to describe it.
+    """
+    empty = {key: torch.empty(w.tensor.shape, device="meta") for key, w in held.items()}
+    keys = {id(tensor): key for key, tensor in empty.items()}
+    saved = patcher.model.state_dict_for_saving(dict(empty))
+    full = {keys[id(tensor)]: name for name, tensor in saved.items() if id(tensor) in keys}
+    root = {name: tensor for name, tensor in saved.items() if id(tensor) not in keys}
+    prefixes = {name.removesuffix(key) for key, name in full.items()}
+    if len(prefixes) != 1:
+        # Renamed, not merely prefixed: keep what the host says.
+        return full, "", root
+    return {key: key for key in full}, prefixes.pop(), root
+
+
+def _sampling_keys(patcher: ModelPatcher) -> dict[str, Tensor]:
+    """The root keys by which checkpoints tell the host's loader how they are sampled."""
+    latents = patcher.model.latent_format
+    if isinstance(latents, comfy.latent_formats.SDXL_Playground_2_5):
+        return {"edm_mean": latents.latents_mean.clone(), "edm_std": latents.latents_std.clone()}
+    sampling = patcher.get_model_object("model_sampling")
+    v_prediction = isinstance(sampling, comfy.model_sampling.V_PREDICTION)
+    if not v_prediction or isinstance(sampling, comfy.model_sampling.EDM):
+        return {}
+    if isinstance(sampling, comfy.model_sampling.ModelSamplingContinuousEDM):
+        return {
+            "edm_vpred.sigma_max": torch.tensor(float(sampling.sigma_max)),
+            "edm_vpred.sigma_min": torch.tensor(float(sampling.sigma_min)),
+        }
+    # Only the names count.
+    names = ["v_pred", "ztsnr"] if getattr(sampling, "zsnr", False) else ["v_pred"]
+    return {name: torch.zeros(1) for name in names}
+
+
+def _checkpoint_path(patcher: ModelPatcher) -> str | None:
+    """The file that the host loaded the model from, where it remembers one."""
+    _, arguments, *_ = patcher.cached_patcher_init or (None, ())
+    first = arguments[0] if arguments else None
+    return first if isinstance(first, str) and os.path.isfile(first) else None
+
+
+def _header_metadata(path: str | None) -> dict[str, str]:
+    if path is None or not path.lower().endswith((".safetensors", ".sft")):
+        return {}
+    with safetensors.safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})

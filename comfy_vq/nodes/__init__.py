@@ -1,0 +1,22 @@
+"""The ComfyUI nodes: each a schema and one call into the ComfyUI adapter."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..hosts.comfy import folders
+
+folders.register()  # before the schemas ask what the folders hold
+
+from . import load_checkpoint, quantize_model, save_checkpoint  # noqa: E402
+
+NODES = [*quantize_model.NODES, *save_checkpoint.NODES, *load_checkpoint.NODES]
+
+
+class VQExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> VQExtension:
+    return VQExtension()

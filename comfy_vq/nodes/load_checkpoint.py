@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..hosts.comfy import folders
+from ..hosts.comfy.loader import load_file
+
+
+class LoadVQCheckpoint(io.ComfyNode):
+    """Node ids, and the order of inputs and outputs, are a public interface: only append."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadVQCheckpoint",
+            display_name="Load VQ Checkpoint",
+            category="VQ",
+            description="Load a vector-quantized model. It stays compressed in memory.",
+            search_aliases=["load vq model"],
+            inputs=[
+                io.Combo.Input(
+                    "vq_name",
+                    options=folders.vq_files(),
+                    tooltip="VQ files in models/diffusion_models and models/vq.",
+                )
+            ],
+            outputs=[io.Model.Output("model")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, vq_name: str) -> tuple[str, int, int]:
+        return folders.fingerprint(folders.path_of(vq_name))
+
+    @classmethod
+    def execute(cls, vq_name: str) -> io.NodeOutput:
+        return io.NodeOutput(load_file(folders.path_of(vq_name)))
+
+
+NODES = [LoadVQCheckpoint]

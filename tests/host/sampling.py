@@ -1,0 +1,35 @@
+"""Sampling in this process through the host's own sampler."""
+
+from __future__ import annotations
+
+import comfy.sd
+import nodes
+import torch
+from comfy.model_patcher import ModelPatcher
+from families import FAMILIES
+from torch import Tensor
+
+
+def sample(model: ModelPatcher, family: str, steps: int = 2, seed: int = 1) -> Tensor:
+    """Latents from fixed random conditioning, as the KSampler node makes them."""
+    chosen = FAMILIES[family]
+    generator = torch.Generator().manual_seed(seed)
+    context = torch.randn((1, 16, chosen.context), generator=generator)
+    extra = {}
+    if chosen.pooled:
+        extra["pooled_output"] = torch.randn((1, chosen.pooled), generator=generator)
+    positive, negative = [[context, dict(extra)]], [[-context, dict(extra)]]
+    latent = {"samples": torch.zeros(chosen.latent)}
+    (out,) = nodes.common_ksampler(
+        model, seed, steps, 4.0, "euler", "simple", positive, negative, latent
+    )
+    return out["samples"]
+
+
+def load_dense(weights: dict[str, Tensor]) -> ModelPatcher:
+    """A MODEL of dense weights, as UNETLoader makes it."""
+    return comfy.sd.load_diffusion_model_state_dict(dict(weights))
+
+
+def relative_l2(reference: Tensor, candidate: Tensor) -> float:
+    return float((candidate - reference).norm() / reference.norm())
