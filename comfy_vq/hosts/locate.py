@@ -63,5 +63,5 @@ def comfyui_version(path: Path) -> str:
 
 def meets_floor(version: str) -> bool:
     """Whether a ComfyUI of this version can run the extension."""
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
-    return numbers >= FLOOR
+    numbers = [int(number) for number in re.findall(r"\d+", version)]
+    return tuple([*numbers, 0, 0, 0][:3]) >= FLOOR
