@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from .scenes import BACKGROUND, COLOURS, RELATIONS, SHAPES, Item, Scene, inside
 
@@ -52,13 +51,40 @@ def _masks(picture: np.ndarray) -> dict[str, np.ndarray]:
     best = np.argmin(residuals, 0)
     known = np.min(residuals, 0) <= _LARGEST_RESIDUAL
     return {
-        name: known & (best == index) & (shares[index] >= 0.5)
-        for index, name in enumerate(COLOURS)
+        name: known & (best == index) & (shares[index] >= 0.5) for index, name in enumerate(COLOURS)
     }
 
 
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """The mask without what no 3x3 square fits into."""
+    height, width = mask.shape
+
+    def windows(values: np.ndarray) -> np.ndarray:
+        padded = np.pad(values, 1)
+        return np.stack([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
+
+    return windows(windows(mask).all(0)).any(0)
+
+
+def _parts(mask: np.ndarray) -> list[np.ndarray]:
+    """The connected parts of a mask, each as a mask; pixels connect along edges."""
+    label = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        spread = label.copy()
+        for axis in (0, 1):
+            # Along each run of the mask the largest label goes both ways, one pixel a time.
+            here, there = np.moveaxis(spread, axis, 0)[:-1], np.moveaxis(spread, axis, 0)[1:]
+            np.maximum(here, there, out=here, where=(here > 0) & (there > 0))
+            np.maximum(here, there, out=there, where=(here > 0) & (there > 0))
+        if np.array_equal(spread, label):
+            return [label == value for value in np.unique(label[mask])]
+        label = spread
+
+
 def _shape(mask: np.ndarray) -> str:
-    """The shape that overlaps a mask, cut to its bounding box, best (intersection over union)."""
+    """The shape that, fitted into a mask's bounding box, overlaps it best (IoU)."""
+    rows, columns = np.nonzero(mask)
+    mask = mask[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     height, width = mask.shape
     y, x = np.mgrid[:height, :width] + 0.5
 
@@ -87,13 +113,11 @@ def read(picture: np.ndarray) -> tuple[Seen, ...]:
     seen = []
     for colour, mask in _masks(picture).items():
         # Opening drops one-pixel fringes, where a mixture of two objects looks like a third.
-        parts, count = ndimage.label(ndimage.binary_opening(mask, np.ones((3, 3))))
-        for index, box in enumerate(ndimage.find_objects(parts), start=1):
-            part = parts[box] == index
-            if part.sum() < smallest:
-                continue
-            y, x = (float(c) + 0.5 + s.start for c, s in zip(ndimage.center_of_mass(part), box))
-            seen.append(Seen(Item(colour, _shape(part)), (x, y), int(part.sum())))
+        for part in _parts(_opened(mask)):
+            area = int(part.sum())
+            if area >= smallest:
+                y, x = np.argwhere(part).mean(0) + 0.5
+                seen.append(Seen(Item(colour, _shape(part)), (float(x), float(y)), area))
     return tuple(sorted(seen, key=lambda one: -one.area))
 
 
