@@ -135,34 +135,32 @@ def tiny_state_dict(family: str, dtype: torch.dtype = torch.float32, seed: int =
 def random_vq_model(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> VQModel:
     """A tiny VQ model with random codes of every width, which costs no encoding."""
     weights = tiny_state_dict(family, dtype, seed)
-    generator = torch.Generator().manual_seed(seed)
     layers: dict[str, codecs.VQWeight] = {}
     for key in list(weights):
         shape = tuple(weights[key].shape)
         if key.endswith(".weight") and len(shape) in (2, 4):
             bits = (1, 2, 3, 4, 5, 6, 8)[len(layers) % 7]
-            codec = "additive" if bits < 8 and shape[1] % 8 == 0 else "int8"
-            layers[key.removesuffix(".weight")] = _random_weight(codec, bits, shape, dtype, generator)
+            additive = bits < 8 and shape[1] % 8 == 0
+            codec, bits = ("additive", bits) if additive else ("int8", 8)
+            layers[key.removesuffix(".weight")] = random_weight(codec, bits, shape, dtype, seed + len(layers))
             del weights[key]
     return VQModel(layers, weights, Source(family, None, "", {}, {}), {})
 
 
-def _random_weight(
-    codec: str, bits: int, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
+def random_weight(
+    codec: str, bits: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> codecs.VQWeight:
-    spec = codecs.spec_for(codec, bits if codec == "additive" else 8, shape)
+    """A coded weight with random codes."""
+    generator = torch.Generator().manual_seed(seed)
+    spec = codecs.spec_for(codec, bits, shape)
     pieces = {}
     for name, piece in codecs.get(codec).pieces(spec, shape).items():
         if piece.dtype.is_floating_point:
-            value = (1 + torch.rand(piece.shape, generator=generator)) / weight_width(shape) ** 0.5
+            width = torch.Size(shape[1:]).numel()
+            value = (1 + torch.rand(piece.shape, generator=generator)) / width**0.5
         else:
             limits = torch.iinfo(piece.dtype)
             value = torch.randint(limits.min, limits.max, piece.shape, generator=generator)
         pieces[name] = value.to(piece.dtype)
     shared = codecs.shipped_set(bits) if codec == "additive" else None
     return codecs.VQWeight(spec, shape, dtype, pieces, shared)
-
-
-def weight_width(shape: tuple[int, ...]) -> int:
-    """Number of inputs of a layer."""
-    return torch.Size(shape[1:]).numel()

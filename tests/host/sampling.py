@@ -6,7 +6,7 @@ import comfy.sd
 import nodes
 import torch
 from comfy.model_patcher import ModelPatcher
-from families import FAMILIES
+from host.families import FAMILIES
 from torch import Tensor
 
 
