@@ -1,0 +1,192 @@
+"""The denoiser: its layout, its noise schedule, its training loop and its sampler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+
+from comfy_vq.demo.conditioning import embed
+from comfy_vq.demo.scenes import training
+
+_CAPTION_DROPOUT = 0.1
+_EMA_DECAY = 0.998
+_LARGEST_WEIGHT = 5.0
+
+
+def build() -> UNet2DConditionModel:
+    """SD1.5's UNet with one level, one block, and a middle without attention."""
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(320,),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("CrossAttnUpBlock2D",),
+        cross_attention_dim=768,
+        # In diffusers this is the number of heads when no other number is given.
+        attention_head_dim=8,
+    )
+
+
+def schedule() -> DDIMScheduler:
+    """SD1.5's noise schedule."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
+    """Linear warmup, then the peak, then linear decay to zero over the last 30 % of steps."""
+    return peak * min(1.0, (step + 1) / warmup, (steps - step) / (0.3 * steps))
+
+
+class Trainer:
+    """Weights, their running average and the optimiser, saved together to resume from.
+
+    Args:
+        device: where to train.
+        checkpoint: the file to save to; read first if it exists.
+    """
+
+    def __init__(self, device: torch.device, checkpoint: Path) -> None:
+        torch.manual_seed(0)
+        self.device = device
+        self.checkpoint = checkpoint
+        self.model = build().to(device)
+        self.average = build().to(device).requires_grad_(False)
+        self.average.load_state_dict(self.model.state_dict())
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        self.step = 0
+        if checkpoint.exists():
+            saved = torch.load(checkpoint, map_location=device, weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            self.average.load_state_dict(saved["average"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step = saved["step"]
+
+    def save(self) -> None:
+        """Write the checkpoint, never leaving a half-written one."""
+        part = self.checkpoint.with_suffix(".part")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+            },
+            part,
+        )
+        part.replace(self.checkpoint)
+
+    def _update_average(self) -> None:
+        decay = min(_EMA_DECAY, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.model.parameters()), 1 - decay
+            )
+
+    def train(
+        self,
+        latents: torch.Tensor,
+        which: torch.Tensor,
+        steps: int,
+        batch: int,
+        peak: float,
+        save_every: int = 100,
+    ) -> None:
+        """Train until `steps` steps have been taken in all.
+
+        Args:
+            latents: float32 [n, 4, 8, 8], standardised.
+            which: int64 [n], each latent's scene as an index into `scenes.training()`.
+            steps: the length of the run, counting steps taken before a resume.
+            batch: latents per step.
+            peak: the highest learning rate.
+            save_every: steps between checkpoints.
+        """
+        captions = [scene.caption for scene in training()] + [""]
+        contexts = embed(captions).to(self.device)
+        latents, which = latents.to(self.device), which.to(self.device)
+        alphas = schedule().alphas_cumprod.to(self.device)
+        weights = (1 / alphas).clamp(max=_LARGEST_WEIGHT)
+        chance = torch.Generator().manual_seed(self.step + 1)
+        total, count, started = 0.0, 0, time.monotonic()
+
+        def uniform(high: int) -> torch.Tensor:
+            return torch.randint(high, (batch,), generator=chance).to(self.device)
+
+        while self.step < steps:
+            chosen = uniform(len(latents))
+            caption = which[chosen]
+            dropped = torch.rand(batch, generator=chance).to(self.device) < _CAPTION_DROPOUT
+            caption = torch.where(dropped, len(captions) - 1, caption)
+            noise = torch.randn(batch, *latents.shape[1:], generator=chance).to(self.device)
+            time_step = uniform(len(alphas))
+            alpha = alphas[time_step].view(-1, 1, 1, 1)
+            noisy = alpha.sqrt() * latents[chosen] + (1 - alpha).sqrt() * noise
+            predicted = self.model(noisy, time_step, contexts[caption]).sample
+            errors = (predicted - noise).square().mean((1, 2, 3))
+            # Weighed by 1 + sigma^2, up to a limit: what a scene holds is settled where the
+            # noise is strong, and the plain error all but vanishes there.
+            loss = (weights[time_step] * errors).mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.step, steps, peak)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+            self._update_average()
+            total, count = total + loss.item(), count + 1
+            if self.step % 50 == 0 or self.step == steps:
+                seconds = (time.monotonic() - started) / count
+                print(f"step {self.step} loss {total / count:.4f} {seconds:.2f} s/step", flush=True)
+                total, count, started = 0.0, 0, time.monotonic()
+            if self.step % save_every == 0 or self.step == steps:
+                self.save()
+
+
+@torch.no_grad()
+def sample(
+    model: UNet2DConditionModel,
+    captions: Sequence[str],
+    seed: int,
+    steps: int = 20,
+    guidance: float = 3.0,
+) -> torch.Tensor:
+    """Sample latents with deterministic DDIM and classifier-free guidance.
+
+    Args:
+        model: predicts noise.
+        captions: one per latent.
+        seed: of the initial noise, drawn on the CPU.
+        steps: sampler steps, two evaluations each.
+        guidance: how far past the unconditional prediction to go; 1 is none.
+
+    Returns:
+        float32 [len(captions), 4, 8, 8], standardised latents.
+    """
+    device = model.device
+    scheduler = schedule()
+    scheduler.set_timesteps(steps)
+    count = len(captions)
+    context = torch.cat((embed([""]).expand(count, -1, -1), embed(captions))).to(device)
+    chance = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 4, 8, 8, generator=chance).to(device)
+    for time_step in scheduler.timesteps:
+        without, with_caption = model(torch.cat((x, x)), time_step, context).sample.chunk(2)
+        noise = without + guidance * (with_caption - without)
+        x = scheduler.step(noise, time_step, x).prev_sample
+    return x
