@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from comfy_server import CHECKOUT, install_extension
 
 import comfy_vq
+from comfy_server import CHECKOUT, install_extension
 
 ROUND_TRIP = """
 import torch, comfy_vq

@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from comfy_server import CHECKOUT, ComfyServer
 
+from comfy_server import CHECKOUT, ComfyServer
 from comfy_vq.hosts.comfy_boot import boot
 from comfy_vq.hosts.locate import VARIABLE, comfyui_version, find_comfyui, meets_floor
 
