@@ -132,7 +132,9 @@ def _sample(
 
 def _dense_row(path: Path, dense: _Sampled, subjects: Sequence[scenes.Scene]) -> table.Row:
     source = checkpoint.open_dense(path)
-    sizes = [(torch.Size(source.shape(key)).numel(), source.dtype(key)) for key in source.keys()]
+    sizes = [
+        (torch.Size(source.shape(key)).numel(), source.dtype(key)) for key in sorted(source.keys())
+    ]
     stored = sum(numel * dtype.itemsize for numel, dtype in sizes)
     return table.Row(
         name="dense",

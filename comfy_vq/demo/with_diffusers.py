@@ -41,7 +41,7 @@ class DiffusersSampler:
         if checkpoint.is_vq(path):
             return load_unet(checkpoint.load(path)).to(self._device)
         source = checkpoint.open_dense(path)
-        return load_unet({key: source.read(key) for key in source.keys()}).to(self._device)
+        return load_unet({key: source.read(key) for key in sorted(source.keys())}).to(self._device)
 
     @torch.inference_mode()
     def predict(
@@ -105,7 +105,7 @@ def load_autoencoder(path: Path) -> AutoencoderTiny:
     expected = {name: tuple(tensor.shape) for name, tensor in autoencoder.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in renamed.items()}
     if found != expected:
-        odd = sorted(set(found.items()) ^ set(expected.items()))[0]
+        odd = min(set(found.items()) ^ set(expected.items()))
         raise VQError(
             f"{path}: {odd[0]} of shape {list(odd[1])} is missing or has no place; expected the "
             "layout of TAESD (taesd_encoder.*, taesd_decoder.*)"

@@ -1,0 +1,43 @@
+"""The command line: one module per command, each a parser and a call into the rooms below."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import VQError
+from . import decode, demo, info, quantize
+
+COMMANDS = (quantize, info, decode, demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0, or 2 for bad input (one line on stderr), or 130 if interrupted.
+    """
+    args = _parser().parse_args(arguments)
+    try:
+        args.run(args)
+    except VQError as error:
+        print(f"comfy-vq: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ncomfy-vq: interrupted; no unfinished file is left behind", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m comfy_vq",
+        description="Compress diffusion models to 2-8 bits per weight by vector quantization.",
+    )
+    parser.add_argument("--version", action="version", version=f"comfy-vq {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_to(commands)
+    return parser

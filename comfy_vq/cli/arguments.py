@@ -1,0 +1,77 @@
+"""Argument types and checks that commands share."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+
+from ..codecs import EFFORTS
+from ..errors import VQError
+
+LEAST_BITS, MOST_BITS = 2.0, 8.0
+
+
+def bits(text: str) -> float:
+    """Average bits per weight, 2 to 8."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not LEAST_BITS <= value <= MOST_BITS:
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, expected {LEAST_BITS:g} to {MOST_BITS:g} bits per weight, such as 3.0"
+        )
+    return value
+
+
+def device(text: str) -> torch.device:
+    """A torch device that works here."""
+    try:
+        found = torch.device(text)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"device {text!r} does not work here: {reason}") from None
+    return found
+
+
+def add_destination(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    """An output file, with `--force` to replace one."""
+    parser.add_argument(name, type=Path, help=help)
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+
+
+def check_destination(path: Path, force: bool) -> None:
+    """Refuse before the work what could not be written after it.
+
+    Raises:
+        VQError: the file is there and not to be replaced, it is a folder, or its folder is not
+            there.
+    """
+    if path.is_dir():
+        raise VQError(
+            f"{path} is a folder; name a file in it, such as {path / 'model.safetensors'}"
+        )
+    if path.exists() and not force:
+        raise VQError(f"{path} exists already; name another file, or add --force to replace it")
+    if not path.absolute().parent.is_dir():
+        raise VQError(f"{path.parent} is not a folder; create it first, or name another file")
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """How hard to search, and on which device."""
+    parser.add_argument(
+        "--effort",
+        choices=EFFORTS,
+        default="balanced",
+        help="how hard to search; does not change the size or the speed of the result",
+    )
+    parser.add_argument(
+        "--device",
+        type=device,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where to encode; by default a CUDA card where there is one",
+    )

@@ -1,0 +1,45 @@
+"""`demo`: the shipped model at 4, 3 and 2.2 bits, pictures and figures side by side."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from ..demo.sampler import HOSTS
+from . import arguments
+from .quantize import quantize_file
+
+
+def add_to(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="quantize the shipped model, sample from it, and compare",
+        description=(
+            "Quantize the shipped text-to-image model at 4, 3 and 2.2 bits, sample the same prompts "
+            "and seeds from each, and write the VQ files, grid.png, table.md and table.json."
+        ),
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
+    parser.add_argument(
+        "--host",
+        choices=HOSTS,
+        default="auto",
+        help="what to sample through; auto: ComfyUI where one is found, else diffusers",
+    )
+    parser.add_argument(
+        "--model", type=Path, help="folder of unet.safetensors and autoencoder.safetensors"
+    )
+    arguments.add_encoding(parser)
+    parser.add_argument("--pictures", type=int, default=32, help="prompts to sample per model")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    # Only here: it needs packages that no other command does.
+    from ..demo import run as demo
+    from ..demo.model_files import model_files
+
+    files = model_files(args.model)
+    quantize = partial(quantize_file, effort=args.effort, device=args.device)
+    demo.run(args.out, files, demo.choose_sampler(args.host, files), quantize, args.pictures)

@@ -1,0 +1,29 @@
+import json
+
+import pytest
+
+from comfy_vq import checkpoint
+
+
+def test_text_names_sizes_layers_and_origin(run, coded):
+    status, out, _ = run("info", coded)
+    assert status == 0
+    assert "tiny.safetensors" in out and "model.diffusion_model." in out
+    for layer in checkpoint.inspect(coded).layers:
+        assert layer in out
+
+
+def test_json_adds_up(run, coded):
+    status, out, _ = run("info", coded, "--json")
+    assert status == 0
+    found = json.loads(out)
+    assert found["bits_per_weight"] == pytest.approx(8 * found["bytes"] / found["weights"])
+    assert found["file_bytes"] == coded.stat().st_size
+    stored = sum(part["bytes"] for kind in ("layers", "dense") for part in found[kind].values())
+    sets = found["bytes"] - stored
+    assert 0 < sets < 0.05 * found["bytes"]
+
+
+def test_a_dense_file_is_refused(run, dense):
+    status, _, err = run("info", dense)
+    assert status == 2 and "not a VQ checkpoint" in err
