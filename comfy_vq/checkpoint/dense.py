@@ -98,6 +98,12 @@ class DenseCheckpoint:
     def dtype(self, key: str) -> torch.dtype:
         return self._entries[key].dtype
 
+    def codable(self, key: str) -> bool:
+        """Whether the tensor looks like the weight of a linear layer or a 2-d convolution."""
+        entry = self._entries[key]
+        floating = entry.dtype.is_floating_point
+        return key.endswith(".weight") and len(entry.shape) in (2, 4) and floating
+
     def read(self, key: str) -> Tensor:
         """One tensor, on the CPU. Raises VQError if the file cannot be read."""
         return self._read(self._entries[key])

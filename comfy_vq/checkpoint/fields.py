@@ -13,7 +13,7 @@ import torch
 from .. import __version__, codecs
 from ..errors import VQError
 from ..model import Source
-from .header import DTYPES, NAMES, parse_object
+from .header import DTYPES, NAMES, parse_json, parse_object
 from .serialize import compact_json
 
 VERSION = (1, 0)
@@ -118,7 +118,7 @@ def _version(path: Path, key: str, text: str) -> tuple[int, int]:
 
 
 def _requires(path: Path, key: str, text: str) -> tuple[str, ...]:
-    features = parse_object(path, key, f'{{"":{text}}}').get("")
+    features = parse_json(path, key, text)
     if not isinstance(features, list) or not all(isinstance(f, str) for f in features):
         fail(path, key, text, "a JSON list of strings")
     unknown = sorted(set(features) - FEATURES)

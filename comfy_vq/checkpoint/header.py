@@ -135,11 +135,15 @@ def _refuse_other_kinds(path: Path, start: bytes) -> None:
 
 
 def parse_object(path: Path, what: str, text: bytes | str) -> dict[str, Any]:
-    """A JSON object in which no key comes twice.
+    """A JSON object. Raises VQError for anything else, naming the file and ``what``."""
+    value = parse_json(path, what, text)
+    if not isinstance(value, dict):
+        _fail(path, what, f"a JSON {type(value).__name__}", "a JSON object")
+    return value
 
-    Raises:
-        VQError: anything else, naming the file and ``what``.
-    """
+
+def parse_json(path: Path, what: str, text: bytes | str) -> Any:
+    """JSON of which no object has a key twice. Raises VQError, naming the file and ``what``."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
@@ -148,14 +152,11 @@ def parse_object(path: Path, what: str, text: bytes | str) -> dict[str, Any]:
         return members
 
     try:
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
     except VQError:
         raise
     except (ValueError, RecursionError) as error:
-        _fail(path, what, f"text that is not JSON ({str(error)[:80]})", "a JSON object")
-    if not isinstance(value, dict):
-        _fail(path, what, f"a JSON {type(value).__name__}", "a JSON object")
-    return value
+        _fail(path, what, f"text that is not JSON ({str(error)[:80]})", "JSON")
 
 
 def _first_double(pairs: list[tuple[str, Any]]) -> str:

@@ -16,6 +16,8 @@ PREFIX = "vq."
 """What every tensor name begins with, so that no other loader takes the file for a dense model."""
 _CODEBOOKS = "codebooks."
 _ROOT = "root."
+RESERVED = (_CODEBOOKS, _ROOT)
+"""How no dense tensor's original key may begin."""
 _GRID = ".grid"
 
 

@@ -17,7 +17,7 @@ from ..errors import VQError
 from ..model import VQModel
 from .fields import Description, LayerRecord, to_metadata
 from .header import Entry, FileHeader
-from .layout import codebooks_name, dense_name, grid_name, piece_name, root_name
+from .layout import RESERVED, codebooks_name, dense_name, grid_name, piece_name, root_name
 from .modelspec import modelspec_fields
 from .reader import MAX_HEADER, check
 from .serialize import Stored, data_sha256, header_bytes, lay_out, write_file
@@ -112,6 +112,11 @@ def _stored(path: str | os.PathLike[str], model: VQModel) -> dict[str, Stored]:
 
 def _named(path: str | os.PathLike[str], model: VQModel) -> Iterator[tuple[str, Tensor]]:
     for key, tensor in model.dense.items():
+        if key.startswith(RESERVED):
+            raise VQError(
+                f"{path}: tensor {key}: its name begins with a word that the format reserves "
+                f"({', '.join(RESERVED)}); rename it in the source"
+            )
         yield dense_name(key), tensor
     for key, tensor in model.source.root.items():
         yield root_name(key), tensor
