@@ -33,3 +33,15 @@ def load_dense(weights: dict[str, Tensor]) -> ModelPatcher:
 
 def relative_l2(reference: Tensor, candidate: Tensor) -> float:
     return float((candidate - reference).norm() / reference.norm())
+
+
+def predict(model: ModelPatcher, family: str, seed: int = 1) -> Tensor:
+    """One denoising step of a model as it is loaded now."""
+    chosen = FAMILIES[family]
+    generator = torch.Generator().manual_seed(seed)
+    conditions = {"c_crossattn": torch.randn((1, 16, chosen.context), generator=generator)}
+    if chosen.pooled:
+        conditions["y"] = torch.randn((1, chosen.pooled), generator=generator)
+    latent = torch.randn(chosen.latent, generator=generator)
+    with torch.inference_mode():
+        return model.model.apply_model(latent, torch.tensor([0.7]), **conditions)

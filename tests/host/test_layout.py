@@ -6,7 +6,7 @@ from host.families import random_weight
 from torch.nn import Parameter
 
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy.layout import PendingWeight, decode, is_coded, pending, settled
+from comfy_vq.hosts.comfy.layout import PendingWeight, decode, is_coded, pending, pieces, settled
 
 SHAPES = [(48, 128), (16, 8, 3, 3)]
 
@@ -36,7 +36,7 @@ def test_scalar_rows_need_no_codebooks():
     coded = random_weight("int8", 8, (6, 10))
     held = settled(pending(coded), torch.float32)
     assert torch.equal(held.clone().dequantize(), coded.decode())
-    assert sorted(held.state_dict("w")) == ["w", "w_scales"]
+    assert sorted(pieces(held, "w")) == ["w", "w_codes"]
 
 
 def test_copies_share_the_codebook_set(coded, held):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .layout import is_coded
+from .layout import is_coded, pieces
 from .ops import CodedWeight
 
 
@@ -42,7 +42,7 @@ def _saving_class(cls: type) -> type:
 
 def _replace_pieces(state_dict: dict[str, Tensor], key: str, layer: CodedWeight) -> None:
     deferred = state_dict.get(key)
-    for piece in layer.weight.state_dict(key):
+    for piece in pieces(layer.weight, key):
         state_dict.pop(piece, None)
     weight = _patched(deferred, layer)
     if is_coded(weight):

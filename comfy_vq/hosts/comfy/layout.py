@@ -98,12 +98,11 @@ class VQLayout(QuantizedLayout):
 
     @classmethod
     def state_dict_tensors(cls, qdata: Tensor, params: Params) -> dict[str, Tensor]:
-        """Plain pieces by the suffix that they get after ``X.weight``."""
-        pieces = {"": qdata, "_scales": params.scale}
-        if params.codebooks is not None:
-            pieces["_codebooks"] = params.codebooks
-            pieces["_grid"] = _codebook_set(params).grid
-        return pieces
+        """The one piece that stands under ``X.weight`` when the host saves.
+
+        It makes each of these a parameter that requires gradients, which codes cannot be.
+        """
+        return {"": params.scale}
 
 
 register_layout_class(LAYOUT, VQLayout)
@@ -148,6 +147,17 @@ def settled(weight: QuantizedTensor, dtype: torch.dtype) -> QuantizedTensor:
 def is_coded(tensor: object) -> bool:
     """Whether ``tensor`` is a weight coded by us (and not one of the host's own formats)."""
     return isinstance(tensor, QuantizedTensor) and tensor._layout_cls == LAYOUT
+
+
+def pieces(weight: QuantizedTensor, key: str) -> dict[str, Tensor]:
+    """All that is stored of a weight as plain tensors, under ``key`` and names that begin with it."""
+    params = weight._params
+    stored = {key: params.scale, f"{key}_codes": weight._qdata}
+    shared = _codebook_set(params)
+    if shared is not None:
+        stored[f"{key}_codebooks"] = shared.codebooks
+        stored[f"{key}_grid"] = shared.grid
+    return stored
 
 
 def decode(weight: QuantizedTensor, dtype: torch.dtype) -> Tensor:

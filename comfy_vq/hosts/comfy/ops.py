@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .layout import decode, is_coded, settled
+from .layout import decode, is_coded, pieces, settled
 
 _COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -25,10 +25,10 @@ def _piece(name: str) -> property:
     """A stored piece of the weight by its state-dict name, which the host resolves by getattr."""
 
     def read(layer: CodedWeight) -> Tensor:
-        pieces = layer.weight.state_dict("weight") if is_coded(layer.weight) else {}
-        if name not in pieces:
+        stored = pieces(layer.weight, "weight") if is_coded(layer.weight) else {}
+        if name not in stored:
             raise AttributeError(f"{type(layer).__name__} holds no {name}")
-        return pieces[name]
+        return stored[name]
 
     return property(read)
 
@@ -46,7 +46,7 @@ class CodedWeight:
     """Whether this layer lists its codebook set in the state dict. Of all layers that refer to a
     set one does, so that the host, which sums up state dicts, counts the set once."""
 
-    weight_scales = _piece("weight_scales")
+    weight_codes = _piece("weight_codes")
     weight_codebooks = _piece("weight_codebooks")
     weight_grid = _piece("weight_grid")
 
@@ -113,14 +113,9 @@ class CodedWeight:
         if not is_coded(self.weight):
             super()._save_to_state_dict(destination, prefix, keep_vars)
             return
-        pieces = self.weight.state_dict(prefix + "weight")
-        if not self.owns_codebooks:
-            pieces = {
-                name: piece
-                for name, piece in pieces.items()
-                if not name.endswith(("weight_codebooks", "weight_grid"))
-            }
-        destination.update(pieces)
+        for name, piece in pieces(self.weight, prefix + "weight").items():
+            if self.owns_codebooks or not name.endswith(("weight_codebooks", "weight_grid")):
+                destination[name] = piece
         if self.bias is not None:
             destination[prefix + "bias"] = self.bias if keep_vars else self.bias.detach()
 

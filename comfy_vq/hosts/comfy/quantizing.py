@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 
 import comfy.model_management
@@ -11,7 +10,8 @@ import comfy.utils
 from comfy.model_patcher import ModelPatcher
 
 from ...model import VQModel
-from ...quantize import Progress, quantize
+from ...plan import Plan
+from ...quantize import Progress, plan_for, quantize
 from .carry import carry_over
 from .loader import InMemory, load
 from .source import ModelSource
@@ -20,8 +20,10 @@ log = logging.getLogger(__name__)
 
 _LOG_SECONDS = 10.0
 
-# Working memory of the encoder on a GPU, in copies of the largest weight in float32.
-_WORKING_COPIES = 16
+# What is freed on a GPU before encoding: the encoder's working memory, which does not grow with the
+# layer, and copies of the largest weight in float32.
+_WORKING_BYTES = 2 << 30
+_COPIES = 4
 
 
 def quantize_model(
@@ -41,22 +43,17 @@ def quantize_model(
     """
     started = time.perf_counter()
     source = ModelSource(patcher)
+    plan = plan_for(source, bits, exclude=patterns(exclude))
     device = comfy.model_management.get_torch_device()
-    largest = max(math.prod(source.shape(key)) for key in source.keys())
-    reserve = comfy.model_management.minimum_inference_memory()
-    comfy.model_management.free_memory(_WORKING_COPIES * 4 * largest + reserve, device)
+    largest = max(layer.numel for layer in plan.layers)
+    comfy.model_management.free_memory(_WORKING_BYTES + _COPIES * 4 * largest, device)
     vq = quantize(
-        source,
-        bits,
-        effort=effort,
-        exclude=patterns(exclude),
-        device=device,
-        progress=_Display(node_id),
+        source, bits, effort=effort, device=device, progress=_Display(node_id), plan=plan
     )
     comfy.model_management.soft_empty_cache()
     origin = InMemory(vq)
     quantized = carry_over(patcher, load(origin), origin)
-    return quantized, report(vq, time.perf_counter() - started)
+    return quantized, report(vq, plan, time.perf_counter() - started)
 
 
 def patterns(lines: str) -> list[str]:
@@ -64,15 +61,12 @@ def patterns(lines: str) -> list[str]:
     return [line.strip() for line in lines.splitlines() if line.strip()]
 
 
-def report(vq: VQModel, seconds: float) -> str:
+def report(vq: VQModel, plan: Plan, seconds: float) -> str:
     """What was done, for people."""
-    before = sum(w.numel * w.dtype.itemsize for w in vq.layers.values())
-    before += sum(t.nbytes for t in vq.dense.values())
-    return "\n".join(
-        [
-            f"{vq.source.name}: {vq.bits_per_weight:.3f} bits per weight, everything counted",
-            f"{before / 1e6:.1f} MB -> {vq.nbytes / 1e6:.1f} MB in {seconds:.0f} s",
-        ]
+    dense = plan.other_bits + sum(layer.numel * layer.itemsize_bits for layer in plan.layers)
+    return (
+        f"{vq.source.name}: {vq.bits_per_weight:.3f} bits per weight, everything counted; "
+        f"{dense / 8e6:.1f} MB -> {vq.nbytes / 1e6:.1f} MB in {_duration(seconds)}\n\n{plan.table()}"
     )
 
 
