@@ -42,6 +42,9 @@ PACKAGE = (TORCH, "numpy", "safetensors", "tqdm", "diffusers", "pillow")
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 
 
+Steps = dict[str, int]  # exit status of each step of a job, by name
+
+
 class JobError(Exception):
     """A job cannot be done; the message says why and what to do."""
 
@@ -139,44 +142,44 @@ def host_environment(comfyui: Path) -> Environment:
     )
 
 
-def test(arguments: list[str], markers: str = "not slow") -> int:
+def test(arguments: list[str], markers: str = "not slow") -> Steps:
     """Runs the tests, in the host's environment for those in a real ComfyUI."""
     comfyui = find_comfyui()
     pytest = ("-m", "pytest", "-m", markers, *arguments)
     own = own_environment()
     own.ensure()
     if comfyui is None:  # the folder skips itself, loudly
-        return _worst(own.run(*pytest, **{VARIABLE: "none"}))
+        return {"tests": own.run(*pytest, **{VARIABLE: "none"})}
     host = host_environment(comfyui)
     host.ensure()
+    label = f"tests in ComfyUI {comfyui_version(comfyui)}"
     print(f"-- tests of the package by itself, in {own.folder.name}", flush=True)
     alone = own.run(*pytest, f"--ignore={HOST_TESTS}")
-    print(f"-- tests in ComfyUI {comfyui_version(comfyui)}, {comfyui}", flush=True)
-    hosted = host.run(*pytest, HOST_TESTS, **{VARIABLE: str(comfyui)})
-    return _worst(alone, hosted)
+    print(f"-- {label}, {comfyui}", flush=True)
+    return {"tests": alone, label: host.run(*pytest, HOST_TESTS, **{VARIABLE: str(comfyui)})}
 
 
-def check() -> int:
+def check() -> Steps:
     """Lint, formatting and types."""
     own = own_environment()
     own.ensure()
-    return _worst(
-        own.run("-m", "ruff", "check", "--quiet", "."),
-        own.run("-m", "ruff", "format", "--quiet", "--check", "."),
-        own.run("-m", "basedpyright", "--level", "error"),
-    )
+    return {
+        "lint": own.run("-m", "ruff", "check", "--quiet", "."),
+        "formatting": own.run("-m", "ruff", "format", "--quiet", "--check", "."),
+        "types": own.run("-m", "basedpyright", "--level", "error"),
+    }
 
 
-def reformat() -> int:
+def reformat() -> Steps:
     own = own_environment()
     own.ensure()
-    return _worst(
-        own.run("-m", "ruff", "check", "--quiet", "--fix", "."),
-        own.run("-m", "ruff", "format", "."),
-    )
+    return {
+        "lint": own.run("-m", "ruff", "check", "--quiet", "--fix", "."),
+        "formatting": own.run("-m", "ruff", "format", "--quiet", "."),
+    }
 
 
-def demo(arguments: list[str]) -> int:
+def demo(arguments: list[str]) -> Steps:
     """Runs the demo in ComfyUI where one is found, else in diffusers.
 
     If this Python already runs that ComfyUI, with its build of torch for the graphics card here, it
@@ -187,11 +190,12 @@ def demo(arguments: list[str]) -> int:
     variables = {VARIABLE: str(comfyui or "none")}
     command = ("-m", "comfy_vq", "demo", *(arguments or ("--out", "demo_out")))
     if comfyui is not None and _runs_comfyui():
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, *command], check=False, cwd=ROOT, env={**os.environ, **variables}
-        ).returncode
+        )
+        return {"demo": done.returncode}
     environment.ensure()
-    return environment.run(*command, **variables)
+    return {"demo": environment.run(*command, **variables)}
 
 
 def _runs_comfyui() -> bool:
@@ -200,9 +204,14 @@ def _runs_comfyui() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in needed)
 
 
-def _worst(*statuses: int) -> int:
-    """The exit status of a job from those of its steps; a run that had no test to do is fine."""
-    return max(0 if status == NO_TESTS_COLLECTED else abs(status) for status in statuses)
+def run_job(job: str, arguments: list[str]) -> Steps:
+    if job == "demo":
+        return demo(arguments)
+    if job == "test":
+        return {**check(), **test(arguments)}
+    if job == "slow":
+        return test(arguments, markers="slow")
+    return check() if job == "check" else reformat()
 
 
 def main() -> int:
@@ -210,18 +219,16 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("job", choices=("demo", "test", "slow", "check", "format"))
-    job, arguments = parser.parse_known_args()
+    options, arguments = parser.parse_known_args()
     try:
-        if job.job == "demo":
-            return demo(arguments)
-        if job.job == "test":
-            return _worst(check(), test(arguments))
-        if job.job == "slow":
-            return test(arguments, markers="slow")
-        return check() if job.job == "check" else reformat()
+        steps = run_job(options.job, arguments)
     except (JobError, VQError) as error:
         print(f"make.py: {error}", file=sys.stderr)
         return 2
+    failed = [name for name, status in steps.items() if status not in (0, NO_TESTS_COLLECTED)]
+    if failed:
+        print(f"make.py: failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
