@@ -4,7 +4,7 @@ MixDQ (arXiv 2405.17873) quantized one layer of SDXL-Turbo at a time, at 2, 4 an
 logged the SQNR of the model's output in dB:
 
     git clone https://github.com/thu-nics/MixDQ
-    python training/derive_unet_table.py MixDQ/mixed_precision_scripts/sensitivity_log/\
+    python -m training.derive_unet_table MixDQ/mixed_precision_scripts/sensitivity_log/\
 sdxl_turbo/weight/sqnr/bs32_split_sqnr_weight/sensitivity.yaml
 
 A layer's sensitivity is minus the mean of its 2-bit and 4-bit SQNR, plus the mean SQNR of such

@@ -70,6 +70,7 @@ class Plan:
             "bits": round(self.bits, 4),
             "family": self.family,
             "weights": dict(sorted(weights.items())),
+            **({} if self.sqnr_db is None else {"predicted_sqnr_db": round(self.sqnr_db, 2)}),
         }
 
 

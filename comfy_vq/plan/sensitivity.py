@@ -5,9 +5,8 @@ unit of the layer's relative weight error (NMSE). Coded with NMSE d, the layer a
 however many weights it has; its size counts in what its bits cost. Each file in ``tables/`` holds
 sensitivities in dB by glob patterns of canonical layer names, of which the first that matches
 decides, times the number of weights to the power of "size_exponent": 0 where layers were measured;
-0.5 in rules of thumb, which are blind to the fact that small layers tend to be near the ends (with
-MixDQ's log as the truth, 0.5 was the best of 0, 0.25, 0.5, 0.75 and 1 in such a rule). Sums of the
-noise predict the output's SQNR where a table is marked as "absolute".
+0.5 in rules of thumb, since small layers tend to be near the ends of a network and cost little.
+Sums of the noise predict the output's SQNR where a table is marked as "absolute".
 """
 
 from __future__ import annotations
