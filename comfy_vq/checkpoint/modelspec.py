@@ -23,7 +23,11 @@ _INHERITED = (
     "usage_hint",
 )
 """Fields of the source that hold for the coded model as well."""
-_ARCHITECTURES = {"sd15": "stable-diffusion-v1", "sdxl": "stable-diffusion-xl-v1-base"}
+_ARCHITECTURES = {
+    "sd15": "stable-diffusion-v1",
+    "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl-refiner": "stable-diffusion-xl-v1-refiner",
+}
 """Architecture ids of families that have one."""
 
 
