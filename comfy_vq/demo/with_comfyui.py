@@ -21,6 +21,7 @@ class ComfyUISampler:
         boot(comfyui)
         import comfy.latent_formats
         import folder_paths
+
         import nodes
 
         self.name = f"ComfyUI {comfyui_version(comfyui)}"

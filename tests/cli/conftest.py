@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import sd_model
 import torch
 from safetensors.torch import save_file
 
+import sd_model
 from comfy_vq.cli import main
 
 PREFIX = "model.diffusion_model."

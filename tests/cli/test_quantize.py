@@ -11,7 +11,9 @@ def test_meets_the_bits_and_prints_the_plan(run, dense, tmp_path):
     status, out, _ = run("quantize", dense, tmp_path / "a.safetensors", "--bits", 4, *FAST)
     assert status == 0
     assert "time_embed" in out and "bits per weight" in out
-    assert checkpoint.inspect(tmp_path / "a.safetensors").bits_per_weight == pytest.approx(4, abs=0.02)
+    assert checkpoint.inspect(tmp_path / "a.safetensors").bits_per_weight == pytest.approx(
+        4, abs=0.02
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 

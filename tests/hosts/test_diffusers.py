@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import sd_model
 import torch
+
+import sd_model
 
 pytest.importorskip("diffusers")
 
