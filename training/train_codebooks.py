@@ -38,8 +38,8 @@ def int8_sqnr_db(groups: torch.Tensor, columns: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--groups", type=int, default=160 * 1024)
-    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--groups", type=int, default=64 * 1024)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--books", type=int, nargs="*", default=[1, 2, 3, 4, 5, 6])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=OUT)

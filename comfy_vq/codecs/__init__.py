@@ -5,20 +5,22 @@
 >>> coded.decode(weight.dtype), coded.bits_per_weight
 """
 
+from ..kernels import Rotation
 from .additive import Additive, AdditiveSpec
-from .codebooks import shipped_set
+from .codebooks import OWN, shipped_set
 from .encode import EFFORTS, encode
 from .int8 import Int8, Int8Spec
 from .registry import Codec, get, names, register, stored_bits
+from .scales import ScaleRangeError
 from .weight import CodebookSet, Piece, VQWeight
 from .widths import WIDTHS, Width, spec_for
-from ..kernels import Rotation
 
 register(Additive())
 register(Int8())
 
 __all__ = [
     "EFFORTS",
+    "OWN",
     "WIDTHS",
     "AdditiveSpec",
     "Codec",
@@ -26,6 +28,7 @@ __all__ = [
     "Int8Spec",
     "Piece",
     "Rotation",
+    "ScaleRangeError",
     "VQWeight",
     "Width",
     "encode",

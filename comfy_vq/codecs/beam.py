@@ -32,11 +32,12 @@ def search(
         # ||r - c||^2 = ||r||^2 + ||c||^2 - 2 r.c; ||r||^2 rides along in costs, from 0 at the start
         if importance is None:
             norms = table.square().sum(1)
-            weighted = residuals
+            scores = torch.addmm(norms, residuals.flatten(0, 1), table.T, alpha=-2)
+            scores = scores.view(count, -1, entries)
         else:
             norms = (importance @ table.square().T)[:, None]
-            weighted = residuals * importance[:, None]
-        scores = torch.matmul(weighted, table.T).mul_(-2).add_(norms).add_(costs[..., None])
+            scores = torch.matmul(residuals * importance[:, None], table.T).mul_(-2).add_(norms)
+        scores.add_(costs[..., None])
         costs, picks = _smallest(scores.flatten(1), min(beam, scores.shape[1] * entries))
         parents, chosen = picks // entries, picks % entries
         residuals = residuals.gather(1, parents[..., None].expand(-1, -1, groups.shape[1]))

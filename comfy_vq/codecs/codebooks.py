@@ -19,6 +19,9 @@ GROUP = 8
 OFFSET = 128
 """The sum that stands for zero: then sum - offset is a signed byte."""
 
+OWN = "own"
+"""Name of a set that was trained on one layer, until a model names it after the layer."""
+
 _SHIPPED = Path(__file__).with_name("gaussian.safetensors")
 
 
@@ -82,11 +85,11 @@ def train(
         on_round: called with the number of weights searched after each round; may raise.
 
     Returns:
-        The set of the smallest training error, named "own".
+        The set of the smallest training error, named ``OWN``.
     """
-    best, least = to_grid("own", values), float("inf")
+    best, least = to_grid(OWN, values), float("inf")
     for round_ in range(rounds + 1):
-        candidate = to_grid("own", values)
+        candidate = to_grid(OWN, values)
         codes, errors = search_slices(groups, candidate.values(), beam_width)
         error = float(errors.double().sum())
         if error < least:

@@ -5,6 +5,11 @@ from torch import Tensor
 
 from ..errors import VQError
 
+
+class ScaleRangeError(VQError):
+    """The row scales of a weight do not fit half precision; the layer has to stay dense."""
+
+
 _SMALLEST_NORMAL = torch.finfo(torch.float16).smallest_normal
 
 
@@ -28,19 +33,19 @@ def half_scales(scales: Tensor) -> Tensor:
     """Scales as they are stored, float16.
 
     Raises:
-        VQError: a scale overflows half precision, or most of the weight's energy lies in rows
+        ScaleRangeError: a scale overflows half precision, or most of the weight's energy lies in rows
             whose scale is subnormal there, so that rounding it would cost quality.
     """
     peak = float(scales.abs().max())
     if peak > torch.finfo(torch.float16).max:
-        raise VQError(
+        raise ScaleRangeError(
             f"field scales: found a row scale of {peak:.4g}, expected at most 65504 (half "
             "precision); leave this layer dense"
         )
     energy = scales.double().square()
     subnormal = energy[scales.abs() < _SMALLEST_NORMAL].sum()
     if peak > 0 and subnormal > 0.01 * energy.sum():
-        raise VQError(
+        raise ScaleRangeError(
             f"field scales: the largest row scale is {peak:.4g}, too small for half precision "
             f"(below {_SMALLEST_NORMAL:.2g}); leave this layer dense"
         )

@@ -1,0 +1,206 @@
+"""From dense weights to a quantized model: plan, then code layer by layer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import codecs
+from .errors import VQError
+from .model import Source, VQModel
+from .plan import TOLERANCE, Choice, Layer, Plan, make_plan
+
+logger = logging.getLogger(__name__)
+
+
+class WeightSource(Protocol):
+    """Dense weights that are read one at a time.
+
+    Keys are original checkpoint keys without the prefix that ``source`` names.
+    """
+
+    source: Source
+
+    def keys(self) -> Iterable[str]: ...
+
+    def shape(self, key: str) -> tuple[int, ...]: ...
+
+    def dtype(self, key: str) -> torch.dtype: ...
+
+    def codable(self, key: str) -> bool:
+        """Whether the tensor is the weight of a linear layer or a 2-d convolution."""
+        ...
+
+    def read(self, key: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a quantization is.
+
+    Attributes:
+        done, total: effort spent and in all, in weights times codebooks.
+        layer: that is being coded.
+        seconds_left: by the rate so far; None during the first second.
+    """
+
+    done: float
+    total: float
+    layer: str
+    seconds_left: float | None
+
+
+OnProgress = Callable[[Progress], None]
+"""Called at least every half second; what it raises ends the quantization."""
+
+
+def plan_for(
+    weights: WeightSource,
+    bits: float,
+    *,
+    exclude: Sequence[str] = (),
+    family: str | None = None,
+) -> Plan:
+    """The plan for a model without coding anything; see ``plan.make_plan``."""
+    layers, other_bits, other_numel = [], 0, 0
+    for key in weights.keys():  # noqa: SIM118 - not a mapping
+        shape, itemsize = weights.shape(key), 8 * weights.dtype(key).itemsize
+        layer = Layer(key.removesuffix(".weight"), shape, itemsize)
+        if weights.codable(key):
+            layers.append(layer)
+        else:
+            other_bits += layer.numel * itemsize
+            other_numel += layer.numel
+    return make_plan(layers, other_bits, other_numel, bits, family=family, exclude=exclude)
+
+
+def quantize(
+    weights: WeightSource,
+    bits: float,
+    *,
+    effort: str = "balanced",
+    exclude: Sequence[str] = (),
+    family: str | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    progress: OnProgress | None = None,
+    plan: Plan | None = None,
+) -> VQModel:
+    """Quantize a model to an average number of bits per weight.
+
+    One dense layer is held at a time, besides the result.
+
+    Args:
+        weights: the dense model.
+        bits: average over the whole model, everything counted, met within 0.02.
+        effort: ``fast``, ``balanced`` or ``best``.
+        exclude: layers to leave dense; see ``plan.make_plan``.
+        family: architecture whose sensitivities to plan by; None to detect it.
+        device: to encode on.
+        seed: the same weights, bits, effort and seed give the same model.
+        progress: see ``OnProgress``.
+        plan: instead of making one.
+
+    Returns:
+        The model, its tensors on the CPU.
+
+    Raises:
+        VQError: an impossible plan (see ``make_plan``); a weight that is not finite, named.
+    """
+    if effort not in codecs.EFFORTS:
+        raise VQError(f"effort: found {effort!r}, expected one of {', '.join(codecs.EFFORTS)}")
+    plan = plan or plan_for(weights, bits, exclude=exclude, family=family)
+    clock = _Clock(plan, progress)
+    numel = sum(layer.numel for layer in plan.layers) + plan.other_numel
+    spare = (plan.target + TOLERANCE - plan.bits) * numel
+    layers, dense = {}, {}
+    for key in weights.keys():  # noqa: SIM118 - not a mapping
+        name = key.removesuffix(".weight")
+        choice = plan.choices.get(name) if weights.codable(key) else None
+        clock.start(name, choice)
+        tensor = weights.read(key)
+        coded = None
+        if choice is not None and choice.codec is not None:
+            coded = _encode(name, tensor.to(device), choice, effort, seed, spare, clock)
+        if coded is None:
+            dense[key] = _own_memory(tensor)
+            continue
+        if coded.codebooks is not None and coded.codebooks.name == codecs.OWN:
+            spare -= 8 * coded.codebooks.nbytes
+            coded = replace(coded, codebooks=replace(coded.codebooks, name=f"own.{name}"))
+        layers[name] = coded.to("cpu")
+    return VQModel(layers, dense, weights.source, {**plan.summary(), "effort": effort})
+
+
+def _encode(
+    name: str,
+    weight: Tensor,
+    choice: Choice,
+    effort: str,
+    seed: int,
+    spare_bits: float,
+    clock: _Clock,
+) -> codecs.VQWeight | None:
+    """The coded weight, or None where it has to stay dense after all."""
+    options = {}
+    if choice.codec == "additive":
+        own_set = 8 * codecs.shipped_set(choice.bits).nbytes
+        options["own_codebooks"] = "auto" if own_set <= spare_bits else False
+    try:
+        return codecs.encode(
+            weight,
+            choice.bits,
+            choice.codec,
+            effort,
+            seed=seed,
+            on_progress=clock.advance,
+            **options,
+        )
+    except codecs.ScaleRangeError as error:
+        logger.warning("layer %s stays dense: %s", name, error)
+        return None
+    except VQError as error:
+        raise VQError(f"layer {name}: {error}") from error
+
+
+def _own_memory(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that keeps no larger storage, or a mapped file, alive."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+class _Clock:
+    """Turns weights done into reports of progress and time left."""
+
+    def __init__(self, plan: Plan, report: OnProgress | None) -> None:
+        self._report = report
+        self._total = sum(l.numel * _effort(plan.choices[l.name]) for l in plan.layers)
+        self._done = 0.0
+        self._rate = 0.0
+        self._layer = ""
+        self._started = time.monotonic()
+
+    def start(self, layer: str, choice: Choice | None) -> None:
+        self._layer = layer
+        self._rate = 0.0 if choice is None else _effort(choice)
+        self.advance(0)
+
+    def advance(self, weights: float) -> None:
+        self._done += weights * self._rate
+        if self._report is None:
+            return
+        elapsed = time.monotonic() - self._started
+        left = None
+        if elapsed > 1 and self._done > 0:
+            left = elapsed * max(0.0, self._total / self._done - 1)
+        self._report(Progress(self._done, self._total, self._layer, left))
+
+
+def _effort(choice: Choice) -> float:
+    """Searches per weight: one for each codebook; next to nothing for int8 and dense."""
+    return float(choice.bits) if choice.codec == "additive" else 0.0
