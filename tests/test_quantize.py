@@ -96,9 +96,7 @@ def test_a_layer_beyond_half_precision_scales_stays_dense(weights):
     weights.tensors["blocks.1.q.weight"] = torch.full((256, 256), 1e9, dtype=torch.float32)
     model = quantize(weights, 4.0, effort="fast")
     assert "blocks.1.q" not in model.layers
-    assert torch.equal(
-        model.dense["blocks.1.q.weight"], weights.tensors["blocks.1.q.weight"]
-    )
+    assert torch.equal(model.dense["blocks.1.q.weight"], weights.tensors["blocks.1.q.weight"])
 
 
 def test_a_plan_can_be_made_first_and_passed(weights):

@@ -128,6 +128,11 @@ class Additive:
         )
 
     def pieces(self, spec: AdditiveSpec, shape: tuple[int, ...]) -> dict[str, Piece]:
+        if spec.rotation is not None and shape[1] % spec.rotation.block:
+            raise VQError(
+                f"codec additive, field rotation.block: found {spec.rotation.block}, expected a "
+                f"divisor of the input width {shape[1]}; quantize again"
+            )
         rows, columns = matrix_shape(shape)
         return {
             "codes": Piece(torch.uint8, (rows, columns // spec.group, spec.codebooks)),
@@ -261,10 +266,10 @@ class _Coder:
         )
 
     def error(self, matrix: Tensor, spec: AdditiveSpec) -> float:
-        """Squared error of a matrix under the importance."""
-        quiet = replace(self, on_progress=None)
-        return float(sum(quiet._pass(matrix, t, t.square().mean(1).sqrt(), spec)[2].sum()
-                         for t in [quiet.turn(matrix, spec)]))
+        """Squared error of a float32 matrix under the importance."""
+        turned = self.turn(matrix, spec)
+        scales = turned.square().mean(1).sqrt()
+        return float(replace(self, on_progress=None)._pass(matrix, turned, scales, spec)[2].sum())
 
 
 def _better_rotation(coder: _Coder, spec: AdditiveSpec, matrix: Tensor) -> AdditiveSpec:
@@ -297,7 +302,8 @@ def _with_own_set(
     on_round = None if coder.on_progress is None else lambda _count: coder.on_progress(0)
     own = train(training, coder.shared.values(), rounds=4, beam_width=8, on_round=on_round)
     before, after = (
-        float(beam.search(held_out, s.values(), coder.effort.beam)[1].sum()) for s in (coder.shared, own)
+        float(beam.search(held_out, s.values(), coder.effort.beam)[1].sum())
+        for s in (coder.shared, own)
     )
     gain_db = 10 * math.log10(before / after) if after > 0 else math.inf
     cost_db = _DB_PER_BIT * 8 * own.nbytes / matrix.numel()

@@ -102,7 +102,10 @@ def train(
 
 
 def search_slices(
-    groups: Tensor, values: Tensor, beam_width: int, on_progress: Callable[[int], None] | None = None
+    groups: Tensor,
+    values: Tensor,
+    beam_width: int,
+    on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``beam.search`` in slices of bounded memory, reporting groups done after each."""
     codes, errors = [], []
@@ -121,7 +124,9 @@ def slice_length(device: torch.device, beam_width: int) -> int:
     return max(1, scores // (ENTRIES * beam_width))
 
 
-def residual_kmeans(groups: Tensor, books: int, iterations: int, generator: torch.Generator) -> Tensor:
+def residual_kmeans(
+    groups: Tensor, books: int, iterations: int, generator: torch.Generator
+) -> Tensor:
     """Initial codebooks: k-means on what the codebooks before it leave over.
 
     Returns:
@@ -172,7 +177,9 @@ def to_grid(name: str, values: Tensor) -> CodebookSet:
     books = len(values)
     low, high = values.amin((1, 2)), values.amax((1, 2))
     # the zero points are whole numbers: half a step for rounding, one for the ceiling, per book
-    step = float(torch.maximum(-low.sum() / (OFFSET - 1.5 * books), high.sum() / (127 - 0.5 * books)))
+    step = float(
+        torch.maximum(-low.sum() / (OFFSET - 1.5 * books), high.sum() / (127 - 0.5 * books))
+    )
     step = float(torch.tensor(step, dtype=torch.float32))
     entries = torch.round(values / step)
     zeros = -entries.amin((1, 2))

@@ -60,7 +60,9 @@ class Int8:
         if on_progress is not None:
             on_progress(weight.numel())
         tensors = {"codes": codes.to(torch.int8), "scales": scales}
-        return VQWeight(self.spec_for(bits, tuple(weight.shape)), tuple(weight.shape), weight.dtype, tensors)
+        return VQWeight(
+            self.spec_for(bits, tuple(weight.shape)), tuple(weight.shape), weight.dtype, tensors
+        )
 
     def decode(self, weight: VQWeight, dtype: torch.dtype) -> Tensor:
         return kernels.decode_int8(weight.tensors["codes"], weight.tensors["scales"], dtype)

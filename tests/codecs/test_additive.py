@@ -17,7 +17,9 @@ def gaussian(*shape, seed=0):
 def test_quality_on_gaussian_weights_is_what_the_plan_expects(books):
     weight = gaussian(256, 512)
     expected = next(w.sqnr_db for w in codecs.WIDTHS if (w.codec, w.bits) == ("additive", books))
-    assert sqnr_db(weight, codecs.encode(weight, books).decode()) == pytest.approx(expected, abs=0.25)
+    assert sqnr_db(weight, codecs.encode(weight, books).decode()) == pytest.approx(
+        expected, abs=0.25
+    )
 
 
 @pytest.mark.parametrize("shape", [(40, 128), (24, 64), (16, 40), (8, 64, 3, 3), (16, 8, 1, 1)])
@@ -66,7 +68,9 @@ def test_importance_lowers_the_error_it_weighs():
     weight = gaussian(128, 256)
     importance = torch.rand(256, generator=torch.Generator().manual_seed(3)) ** 6
     plain = (weight - codecs.encode(weight, 2).decode()).square() @ importance
-    aimed = (weight - codecs.encode(weight, 2, importance=importance).decode()).square() @ importance
+    aimed = (
+        weight - codecs.encode(weight, 2, importance=importance).decode()
+    ).square() @ importance
     assert aimed.sum() < 0.8 * plain.sum()
 
 

@@ -53,3 +53,9 @@ def test_names_are_taken_once():
 def test_widths_are_ordered_by_what_they_are_worth():
     quality = [w.sqnr_db for w in codecs.WIDTHS if w.codec == "additive"]
     assert quality == sorted(quality) and len(quality) == 6
+
+
+def test_a_rotation_that_does_not_fit_the_width_is_refused():
+    spec = codecs.AdditiveSpec(3, codecs.Rotation(128, 0))
+    with pytest.raises(VQError, match=r"rotation\.block: found 128.*width 64"):
+        codecs.get("additive").pieces(spec, (16, 64))

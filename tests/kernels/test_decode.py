@@ -38,7 +38,7 @@ def test_rotated_decoding_is_exact_up_to_one_rounding():
     sums = sums.reshape(16, 128)
     signs = kernels.sign_vector(rotation.seed, 128).double()
     order = torch.arange(128)
-    parity = torch.tensor([[bin(i & j).count("1") % 2 for j in order] for i in order])
+    parity = torch.tensor([[(i & j).bit_count() % 2 for j in order] for i in order])
     turned = (sums @ (1.0 - 2.0 * parity.double())) * signs
     factor = weight.tensors["scales"].float() * (s.step * 128**-0.5)
     assert torch.equal(decode(weight), turned.float() * factor[:, None])
@@ -54,4 +54,6 @@ def test_slices_do_not_change_the_result(monkeypatch):
 
 
 def test_the_choice_explains_itself():
-    assert kernels.explain("decode_additive", torch.device("cpu")) == "decode_additive on cpu: eager"
+    assert (
+        kernels.explain("decode_additive", torch.device("cpu")) == "decode_additive on cpu: eager"
+    )
