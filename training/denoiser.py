@@ -8,20 +8,32 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
 from comfy_vq.demo.conditioning import embed
 from comfy_vq.demo.scenes import training
+from training.widen import widen
 
+WIDTH = 320
 _CAPTION_DROPOUT = 0.1
 _EMA_DECAY = 0.998
+# The loss of the noise is weighed by 1 + sigma^2 up to this: what a scene holds is settled where
+# the noise is strong, and the plain error all but vanishes there. Below the other limit, of
+# sigma^2, nothing but fine grain is left, and the weight falls.
 _LARGEST_WEIGHT = 5.0
+_FAINT = 0.1
 
 
-def build() -> UNet2DConditionModel:
-    """SD1.5's UNet with one level, one block, and a middle without attention."""
-    return UNet2DConditionModel(
+def build(width: int = WIDTH) -> UNet2DConditionModel:
+    """SD1.5's UNet with one level, one block, and a middle without attention.
+
+    Args:
+        width: channels, a multiple of 32. The time step enters as `WIDTH` sinusoids whatever
+            the width, so that `widen` can turn a narrow network into a wide one.
+    """
+    model = UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=(320,),
+        block_out_channels=(width,),
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",),
         mid_block_type="UNetMidBlock2D",
@@ -30,6 +42,10 @@ def build() -> UNet2DConditionModel:
         # In diffusers this is the number of heads when no other number is given.
         attention_head_dim=8,
     )
+    if width != WIDTH:
+        model.time_proj = Timesteps(WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0)
+        model.time_embedding = TimestepEmbedding(WIDTH, 4 * width)
+    return model
 
 
 def schedule() -> DDIMScheduler:
@@ -45,8 +61,9 @@ def schedule() -> DDIMScheduler:
     )
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int = 200) -> float:
+def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warmup, then the peak, then linear decay to zero over the last 30 % of steps."""
+    warmup = min(100, steps // 10)
     return peak * min(1.0, (step + 1) / warmup, (steps - step) / (0.3 * steps))
 
 
@@ -56,14 +73,15 @@ class Trainer:
     Args:
         device: where to train.
         checkpoint: the file to save to; read first if it exists.
+        width: the network's channels.
     """
 
-    def __init__(self, device: torch.device, checkpoint: Path) -> None:
+    def __init__(self, device: torch.device, checkpoint: Path, width: int = WIDTH) -> None:
         torch.manual_seed(0)
         self.device = device
         self.checkpoint = checkpoint
-        self.model = build().to(device)
-        self.average = build().to(device).requires_grad_(False)
+        self.model = build(width).to(device)
+        self.average = build(width).to(device).requires_grad_(False)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=True
@@ -75,6 +93,19 @@ class Trainer:
             self.average.load_state_dict(saved["average"])
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step = saved["step"]
+
+    def start_from(self, narrow: Trainer) -> None:
+        """Begin anew from what a narrower network has learned.
+
+        Raises:
+            ValueError: it has learned nothing yet.
+        """
+        if narrow.step == 0:
+            raise ValueError(f"{narrow.checkpoint} holds no trained network to widen")
+        widen(narrow.average, self.model)
+        self.average.load_state_dict(self.model.state_dict())
+        self.step = 0
+        self.save()
 
     def save(self) -> None:
         """Write the checkpoint, never leaving a half-written one."""
@@ -120,7 +151,8 @@ class Trainer:
         contexts = embed(captions).to(self.device)
         latents, which = latents.to(self.device), which.to(self.device)
         alphas = schedule().alphas_cumprod.to(self.device)
-        weights = (1 / alphas).clamp(max=_LARGEST_WEIGHT)
+        variances = 1 / alphas - 1
+        weights = (1 + variances).clamp(max=_LARGEST_WEIGHT) * (variances / _FAINT).clamp(max=1)
         chance = torch.Generator().manual_seed(self.step + 1)
         total, count, started = 0.0, 0, time.monotonic()
 
@@ -133,13 +165,13 @@ class Trainer:
             dropped = torch.rand(batch, generator=chance).to(self.device) < _CAPTION_DROPOUT
             caption = torch.where(dropped, len(captions) - 1, caption)
             noise = torch.randn(batch, *latents.shape[1:], generator=chance).to(self.device)
-            time_step = uniform(len(alphas))
+            # Strong noise more often than weak: there the caption decides, not the noisy latent.
+            level = torch.rand(batch, generator=chance) ** 0.6
+            time_step = (level * len(alphas)).long().to(self.device)
             alpha = alphas[time_step].view(-1, 1, 1, 1)
             noisy = alpha.sqrt() * latents[chosen] + (1 - alpha).sqrt() * noise
             predicted = self.model(noisy, time_step, contexts[caption]).sample
             errors = (predicted - noise).square().mean((1, 2, 3))
-            # Weighed by 1 + sigma^2, up to a limit: what a scene holds is settled where the
-            # noise is strong, and the plain error all but vanishes there.
             loss = (weights[time_step] * errors).mean()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

@@ -1,11 +1,13 @@
 """Train the demo's text-to-image model from nothing, write it, and measure it.
 
     python -m training.train_demo_model autoencoder --work FOLDER
-    python -m training.train_demo_model unet --work FOLDER
-    python -m training.train_demo_model export --work FOLDER --out training/demo_model
-    python -m training.train_demo_model measure --model training/demo_model
+    python -m training.train_demo_model narrow --work FOLDER
+    python -m training.train_demo_model wide --work FOLDER
+    python -m training.train_demo_model export --work FOLDER
+    python -m training.train_demo_model measure
 
-The first two go on from their checkpoint in FOLDER if it is there.
+The first three go on from their checkpoint in FOLDER if it is there. The denoiser is trained
+narrow first, which is many times faster, and then widened and trained on.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from comfy_vq.demo.scenes import held_out, training
 from training.autoencoder import Autoencoder
 from training.autoencoder import train as train_autoencoder
 from training.data import pool
-from training.denoiser import Trainer
+from training.denoiser import WIDTH, Trainer
 from training.export import read_autoencoder, read_unet, write_autoencoder, write_unet
 from training.latents import latents
 from training.measure import measure_checker, measure_model
 
+NARROW = 64
 SHIPPED = Path(__file__).resolve().parent / "demo_model"
 
 
@@ -35,16 +38,22 @@ def _autoencoder(args: argparse.Namespace) -> None:
     )
 
 
-def _unet(args: argparse.Namespace) -> None:
+def _trainer(args: argparse.Namespace, width: int) -> Trainer:
+    return Trainer(args.device, args.work / f"unet-{width}.pt", width)
+
+
+def _denoiser(args: argparse.Namespace) -> None:
     pictures, which = pool(args.work / "pool.npz")
     standardised = torch.cat([latents(part.float() / 255) for part in pictures.split(1000)])
-    trainer = Trainer(args.device, args.work / "unet.pt")
+    trainer = _trainer(args, args.width)
+    if args.width == WIDTH and trainer.step == 0:
+        trainer.start_from(_trainer(args, NARROW))
     trainer.train(standardised, which, steps=args.steps, batch=args.batch, peak=args.peak)
 
 
 def _export(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
-    write_unet(Trainer(torch.device("cpu"), args.work / "unet.pt").average, args.out)
+    write_unet(_trainer(args, WIDTH).average, args.out)
     autoencoder = Autoencoder()
     saved = torch.load(args.work / "autoencoder.pt", map_location="cpu", weights_only=True)
     autoencoder.load_state_dict(saved["model"])
@@ -90,12 +99,16 @@ def main() -> None:
     command.add_argument("--batch", type=int, default=16)
     command.set_defaults(run=_autoencoder)
 
-    command = commands.add_parser("unet", help="train the denoiser")
-    command.add_argument("--work", type=Path, required=True, help="checkpoints and drawn scenes")
-    command.add_argument("--steps", type=int, default=3000, help="in all, resumed ones included")
-    command.add_argument("--batch", type=int, default=16)
-    command.add_argument("--peak", type=float, default=4e-4, help="highest learning rate")
-    command.set_defaults(run=_unet)
+    for name, width, steps, batch, peak in (
+        ("narrow", NARROW, 4000, 32, 1e-3),
+        ("wide", WIDTH, 200, 16, 1e-4),
+    ):
+        command = commands.add_parser(name, help=f"train the denoiser, {width} channels")
+        command.add_argument("--work", type=Path, required=True, help="checkpoints and scenes")
+        command.add_argument("--steps", type=int, default=steps, help="resumed ones included")
+        command.add_argument("--batch", type=int, default=batch)
+        command.add_argument("--peak", type=float, default=peak, help="highest learning rate")
+        command.set_defaults(run=_denoiser, width=width)
 
     command = commands.add_parser("export", help="write the two files that are shipped")
     command.add_argument("--work", type=Path, required=True, help="where the checkpoints are")

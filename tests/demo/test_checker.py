@@ -42,11 +42,17 @@ def test_each_attribute_is_told_apart():
     assert against() == (True, True, True, True)
     assert against(first=Item("green", "circle")) == (False, True, True, False)
     assert against(first=Item("red", "triangle")) == (True, False, True, False)
-    assert against(first=second, second=first) == (True, True, False, False)
+    assert against(relation="below") == (True, True, False, False)
     assert against(relation="left of") == (True, True, False, False)
     # Colours exchanged: identified by colour, so both the shapes and the places are wrong.
     exchanged = {"first": Item("blue", first.shape), "second": Item("red", second.shape)}
     assert against(**exchanged) == (True, False, False, False)
+
+
+def test_both_captions_of_an_arrangement_agree():
+    rng = np.random.RandomState(2)
+    for scene in all_scenes()[::31]:
+        assert score(draw(scene, rng), scene.swapped()).whole
 
 
 def test_nothing_and_too_much_score_nothing():

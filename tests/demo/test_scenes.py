@@ -21,7 +21,7 @@ from comfy_vq.demo.scenes import (
 
 def test_captions_round_trip():
     scenes = all_scenes()
-    assert len(scenes) == len(set(scenes)) == 216
+    assert len(scenes) == len(set(scenes)) == 432
     assert len({scene.caption for scene in scenes}) == len(scenes)
     assert all(parse(scene.caption) == scene for scene in scenes)
 
@@ -45,11 +45,17 @@ def test_the_split_is_fixed_and_covers_every_value():
     assert not set(held_out()) & set(training())
     assert 0.10 <= len(held_out()) / len(all_scenes()) <= 0.15
     text = "\n".join(scene.caption for scene in held_out())
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "018a973757d4c0eb"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "dcaf888ebca92c24"
     for split in (held_out(), training()):
         assert {scene.relation for scene in split} == set(RELATIONS)
         assert {scene.first.colour for scene in split} == set(COLOURS)
         assert {scene.first.shape for scene in split} == set(SHAPES)
+
+
+def test_both_captions_of_an_arrangement_are_on_one_side():
+    kept_out = set(held_out())
+    assert all(scene.swapped() in kept_out for scene in kept_out)
+    assert all(scene.swapped().swapped() == scene for scene in all_scenes())
 
 
 @pytest.mark.parametrize("size", [32, 64])
