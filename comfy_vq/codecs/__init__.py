@@ -6,9 +6,10 @@
 """
 
 from ..kernels import Rotation
-from .additive import Additive, AdditiveSpec
+from .additive import Additive
 from .codebooks import OWN, shipped_set
-from .encode import EFFORTS, encode
+from .encode import encode
+from .encoder import EFFORTS, AdditiveSpec
 from .int8 import Int8, Int8Spec
 from .registry import Codec, get, names, register, stored_bits
 from .scales import ScaleRangeError

@@ -6,9 +6,8 @@ layers share and a random block-Hadamard rotation that makes sharing them nearly
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,56 +15,11 @@ from torch import Tensor
 from .. import kernels
 from ..errors import VQError
 from ..kernels import Rotation
-from . import beam
-from .codebooks import ENTRIES, GROUP, shipped_set, slice_length, train
+from .codebooks import ENTRIES, GROUP, shipped_set
+from .encoder import EFFORTS, AdditiveSpec, Coder, better_rotation, with_own_set
 from .registry import OnProgress
-from .scales import fit_scales, half_scales
+from .scales import half_scales
 from .weight import CodebookSet, Piece, VQWeight, matrix_shape, to_matrix
-
-_SLAB = 1 << 22
-"""Weights that are rotated, searched and fitted at a time."""
-_TRAINING_GROUPS = 1 << 15
-_HELD_OUT_GROUPS = 1 << 13
-_DB_PER_BIT = 20 * math.log10(2)
-
-
-@dataclass(frozen=True)
-class AdditiveSpec:
-    """How a weight was coded.
-
-    Attributes:
-        codebooks: M, which is also the bits per weight of the codes.
-        rotation: block-Hadamard rotation along the input, or None.
-        entries, group: entries per codebook and weights per entry.
-    """
-
-    codec: ClassVar[str] = "additive"
-    codebooks: int
-    rotation: Rotation | None = None
-    entries: int = ENTRIES
-    group: int = GROUP
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How hard the encoder tries.
-
-    Attributes:
-        beam: partial sums kept per group.
-        passes: searches per row; each after the first starts from the refitted scale.
-        own_sets: whether a layer may train a codebook set of its own.
-    """
-
-    beam: int
-    passes: int = 1
-    own_sets: bool = False
-
-
-EFFORTS = {
-    "fast": Effort(beam=2),
-    "balanced": Effort(beam=8),
-    "best": Effort(beam=16, passes=2, own_sets=True),
-}
 
 
 class Additive:
@@ -100,14 +54,14 @@ class Additive:
         shape, tries = tuple(weight.shape), EFFORTS[effort]
         matrix = to_matrix(weight)
         shared = codebooks if codebooks is not None else shipped_set(bits)
-        coder = _Coder(shape[1], shared.to(weight.device), importance, tries, on_progress)
+        coder = Coder(shape[1], shared.to(weight.device), importance, tries, on_progress)
         spec = self.spec_for(bits, shape, seed)
         if rotation != "auto":
             spec = replace(spec, rotation=rotation)
         elif importance is not None and spec.rotation is not None:
-            spec = _better_rotation(coder, spec, matrix)
+            spec = better_rotation(coder, spec, matrix)
         if own_codebooks is True or (own_codebooks == "auto" and tries.own_sets):
-            coder = _with_own_set(coder, spec, matrix, required=own_codebooks is True, seed=seed)
+            coder = with_own_set(coder, spec, matrix, required=own_codebooks is True, seed=seed)
         codes, scales = coder.code(matrix, spec)
         tensors = {"codes": codes, "scales": half_scales(scales)}
         return VQWeight(spec, shape, weight.dtype, tensors, coder.shared)
@@ -191,120 +145,3 @@ def _rotation(record: Any) -> Rotation | None:
             f"codec additive, field rotation.seed: found {seed!r}, expected 0 to 2**64 - 1"
         )
     return Rotation(block, seed)
-
-
-@dataclass(frozen=True)
-class _Coder:
-    """Codes matrices of one input width on one codebook set.
-
-    ``importance`` is float32 ``[columns]`` in the order of the matrix, or None.
-    """
-
-    period: int
-    shared: CodebookSet
-    importance: Tensor | None
-    effort: Effort
-    on_progress: OnProgress | None
-
-    def code(self, matrix: Tensor, spec: AdditiveSpec) -> tuple[Tensor, Tensor]:
-        """uint8 codes ``[rows, groups, M]`` and float32 scales ``[rows]``."""
-        slabs = matrix.split(max(1, _SLAB // matrix.shape[1]))
-        parts = [self._code_slab(slab.float(), spec) for slab in slabs]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-    def _code_slab(self, slab: Tensor, spec: AdditiveSpec) -> tuple[Tensor, Tensor]:
-        turned = self.turn(slab, spec)
-        scales = turned.square().mean(1).sqrt()
-        codes, fitted, error = self._pass(slab, turned, scales, spec)
-        for _ in range(self.effort.passes - 1):
-            again = self._pass(slab, turned, fitted, spec)
-            better = again[2] < error
-            codes = torch.where(better[:, None, None], again[0], codes)
-            fitted = torch.where(better, again[1], fitted)
-            error = torch.where(better, again[2], error)
-        return codes, fitted
-
-    def _pass(
-        self, slab: Tensor, turned: Tensor, scales: Tensor, spec: AdditiveSpec
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Search at the given scales, then fit them: codes, new scales, row errors."""
-        unit = turned / torch.where(scales > 0, scales, 1.0)[:, None]
-        codes = self._search(unit.view(-1, GROUP)).view(len(slab), -1, len(self.shared.codebooks))
-        decoded = self.decode_unit(codes, spec)
-        fitted = fit_scales(slab, decoded, self.importance).half().float()
-        error = (slab - decoded * fitted[:, None]).square()
-        if self.importance is not None:
-            error = error * self.importance
-        return codes, fitted, error.sum(1)
-
-    def _search(self, groups: Tensor) -> Tensor:
-        values = self.shared.values()
-        columns = None if self.importance is None else self.importance.view(-1, GROUP)
-        found, start = [], 0
-        for part in groups.split(slice_length(groups.device, self.effort.beam)):
-            weights = None
-            if columns is not None:
-                at = torch.arange(start, start + len(part), device=groups.device) % len(columns)
-                weights = columns[at]
-            found.append(beam.search(part, values, self.effort.beam, weights)[0])
-            start += len(part)
-            if self.on_progress is not None:
-                self.on_progress(part.numel() / self.effort.passes)
-        return torch.cat(found)
-
-    def turn(self, matrix: Tensor, spec: AdditiveSpec) -> Tensor:
-        if spec.rotation is None:
-            return matrix
-        return kernels.rotate(matrix, spec.rotation, self.period)
-
-    def decode_unit(self, codes: Tensor, spec: AdditiveSpec) -> Tensor:
-        """What the codes stand for at scale 1, float32."""
-        ones = codes.new_ones(len(codes), dtype=torch.float32)
-        s = self.shared
-        return kernels.decode_additive(
-            codes, s.codebooks, s.step, s.offset, ones, spec.rotation, self.period, torch.float32
-        )
-
-    def error(self, matrix: Tensor, spec: AdditiveSpec) -> float:
-        """Squared error of a float32 matrix under the importance."""
-        turned = self.turn(matrix, spec)
-        scales = turned.square().mean(1).sqrt()
-        return float(replace(self, on_progress=None)._pass(matrix, turned, scales, spec)[2].sum())
-
-
-def _better_rotation(coder: _Coder, spec: AdditiveSpec, matrix: Tensor) -> AdditiveSpec:
-    """Rotation spreads importance over a block, so under importance it has to earn its place."""
-    sample = matrix[:: max(1, len(matrix) // 64)].float()
-    plain = replace(spec, rotation=None)
-    return min((spec, plain), key=lambda choice: coder.error(sample, choice))
-
-
-def _with_own_set(
-    coder: _Coder, spec: AdditiveSpec, matrix: Tensor, *, required: bool, seed: int
-) -> _Coder:
-    """The coder with a set trained on this weight, where the gain pays for storing it.
-
-    A gain of 6.02 dB is worth one bit per weight, at the slope of the rate-distortion curve.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    wanted = (_TRAINING_GROUPS + _HELD_OUT_GROUPS) * GROUP
-    rows = torch.randperm(len(matrix), generator=generator)[: -(-wanted // matrix.shape[1])]
-    turned = coder.turn(matrix[rows.to(matrix.device)].float(), spec)
-    scales = turned.square().mean(1, keepdim=True).sqrt()
-    groups = (turned / torch.where(scales > 0, scales, 1.0)).view(-1, GROUP)
-    groups = groups[torch.randperm(len(groups), generator=generator).to(groups.device)]
-    complete = len(groups) * GROUP == matrix.numel()
-    training, held_out = groups[_HELD_OUT_GROUPS:], groups[:_HELD_OUT_GROUPS]
-    if complete and len(groups) <= _TRAINING_GROUPS:
-        training = held_out = groups
-    elif len(training) < _HELD_OUT_GROUPS:
-        return coder
-    on_round = None if coder.on_progress is None else lambda _count: coder.on_progress(0)
-    own = train(training, coder.shared.values(), rounds=4, beam_width=8, on_round=on_round)
-    before, after = (
-        float(beam.search(held_out, s.values(), coder.effort.beam)[1].sum())
-        for s in (coder.shared, own)
-    )
-    gain_db = 10 * math.log10(before / after) if after > 0 else math.inf
-    cost_db = _DB_PER_BIT * 8 * own.nbytes / matrix.numel()
-    return replace(coder, shared=own) if required or gain_db > cost_db else coder

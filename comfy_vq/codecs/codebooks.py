@@ -73,7 +73,7 @@ def train(
     *,
     rounds: int,
     beam_width: int,
-    on_round: Callable[[int], None] | None = None,
+    on_slice: Callable[[int], None] | None = None,
 ) -> CodebookSet:
     """Alternate beam search and least-squares codebooks, on the integer grid throughout.
 
@@ -82,7 +82,7 @@ def train(
         values: initial real-valued codebooks, float32 ``[M, 256, 8]``.
         rounds: of {encode, refit, round to the grid}; the best round is kept.
         beam_width: of the searches.
-        on_round: called with the number of weights searched after each round; may raise.
+        on_slice: called with the number of groups searched since the last call; may raise.
 
     Returns:
         The set of the smallest training error, named ``OWN``.
@@ -90,14 +90,12 @@ def train(
     best, least = to_grid(OWN, values), float("inf")
     for round_ in range(rounds + 1):
         candidate = to_grid(OWN, values)
-        codes, errors = search_slices(groups, candidate.values(), beam_width)
+        codes, errors = search_slices(groups, candidate.values(), beam_width, on_slice)
         error = float(errors.double().sum())
         if error < least:
             best, least = candidate, error
         if round_ < rounds:
             values = refit(groups, codes, values)
-        if on_round is not None:
-            on_round(groups.numel())
     return best
 
 

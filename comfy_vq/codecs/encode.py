@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import VQError
 from . import registry
-from .additive import EFFORTS
+from .encoder import EFFORTS
 from .registry import OnProgress
 from .weight import VQWeight, matrix_shape, to_matrix
 

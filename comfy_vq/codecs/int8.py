@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import kernels
 from ..errors import VQError
 from .registry import OnProgress
-from .scales import half_scales
+from .scales import fit_scales, half_scales
 from .weight import Piece, VQWeight, matrix_shape, to_matrix
 
 
@@ -44,19 +44,17 @@ class Int8:
         weight: Tensor,
         *,
         bits: int = 8,
+        effort: str = "balanced",
+        seed: int = 0,
         importance: Tensor | None = None,
         on_progress: OnProgress | None = None,
-        **_: Any,
     ) -> VQWeight:
-        """Round to nearest; the scale is refitted by (weighted) least squares afterwards."""
+        """Round to nearest, then refit the scales; effort and seed change nothing."""
         matrix = to_matrix(weight).float()
         peak = matrix.abs().amax(dim=1, keepdim=True)
         unit = peak.clamp(min=torch.finfo(torch.float32).tiny) / 127
         codes = (matrix / unit).round().clamp(-127, 127)
-        weighted = codes if importance is None else codes * importance
-        energy = (weighted * codes).sum(1)
-        fitted = torch.where(energy > 0, (weighted * matrix).sum(1) / energy, peak[:, 0] / 127)
-        scales = half_scales(fitted * 128)
+        scales = half_scales(128 * fit_scales(matrix, codes, importance))
         if on_progress is not None:
             on_progress(weight.numel())
         tensors = {"codes": codes.to(torch.int8), "scales": scales}
@@ -82,5 +80,5 @@ class Int8:
 
     def from_record(self, record: dict[str, Any]) -> Int8Spec:
         if record:
-            raise VQError(f"codec int8 has no field {sorted(record)[0]!r}; update comfy-vq")
+            raise VQError(f"codec int8 has no field {min(record)!r}; update comfy-vq")
         return Int8Spec()

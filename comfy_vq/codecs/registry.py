@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import VQError
 from .weight import Piece, VQWeight
 
-OnProgress = Callable[[int], None]
+OnProgress = Callable[[float], None]
 """Called with the number of weights coded since the last call; may raise to interrupt."""
 
 

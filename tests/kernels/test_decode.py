@@ -37,7 +37,7 @@ def test_rotated_decoding_is_exact_up_to_one_rounding():
     sums = sum(tables[m][codes[..., m]] for m in range(3)) - s.offset
     sums = sums.reshape(16, 128)
     signs = kernels.sign_vector(rotation.seed, 128).double()
-    order = torch.arange(128)
+    order = range(128)
     parity = torch.tensor([[(i & j).bit_count() % 2 for j in order] for i in order])
     turned = (sums @ (1.0 - 2.0 * parity.double())) * signs
     factor = weight.tensors["scales"].float() * (s.step * 128**-0.5)
