@@ -29,6 +29,7 @@ class ComfyUISampler:
         (self._vae,) = nodes.VAELoader().load_vae(autoencoder.name)
         self._format = comfy.latent_formats.SD15()
 
+    @torch.inference_mode()  # as ComfyUI runs every node
     def load(self, path: Path) -> Any:
         if checkpoint.is_vq(path):
             from ..hosts.comfy.loader import load_file
