@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -57,7 +58,9 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-"""Called at least every half second; what it raises ends the quantization."""
+"""Called a few times a second and at the end; what it raises ends the quantization."""
+
+_REPORT_SECONDS = 0.1
 
 
 def plan_for(
@@ -135,6 +138,7 @@ def quantize(
             spare -= 8 * coded.codebooks.nbytes
             coded = replace(coded, codebooks=replace(coded.codebooks, name=f"own.{name}"))
         layers[name] = coded.to("cpu")
+    clock.finish()
     return VQModel(layers, dense, weights.source, {**plan.summary(), "effort": effort})
 
 
@@ -179,11 +183,12 @@ class _Clock:
 
     def __init__(self, plan: Plan, report: OnProgress | None) -> None:
         self._report = report
-        self._total = sum(l.numel * _effort(plan.choices[l.name]) for l in plan.layers)
+        self._total = sum(layer.numel * _effort(plan.choices[layer.name]) for layer in plan.layers)
         self._done = 0.0
         self._rate = 0.0
         self._layer = ""
         self._started = time.monotonic()
+        self._reported = -math.inf
 
     def start(self, layer: str, choice: Choice | None) -> None:
         self._layer = layer
@@ -192,13 +197,18 @@ class _Clock:
 
     def advance(self, weights: float) -> None:
         self._done += weights * self._rate
-        if self._report is None:
+        now = time.monotonic()
+        if self._report is None or now < self._reported + _REPORT_SECONDS:
             return
-        elapsed = time.monotonic() - self._started
-        left = None
+        self._reported = now
+        elapsed, left = now - self._started, None
         if elapsed > 1 and self._done > 0:
             left = elapsed * max(0.0, self._total / self._done - 1)
         self._report(Progress(self._done, self._total, self._layer, left))
+
+    def finish(self) -> None:
+        if self._report is not None:
+            self._report(Progress(self._total, self._total, self._layer, 0.0))
 
 
 def _effort(choice: Choice) -> float:
