@@ -54,7 +54,10 @@ def choose_sampler(host: str, files: ModelFiles) -> Sampler:
     if comfyui is not None:
         from .with_comfyui import ComfyUISampler
 
-        return ComfyUISampler(comfyui, files.autoencoder)
+        try:
+            return ComfyUISampler(comfyui, files.autoencoder)
+        except VQError as error:
+            raise VQError(f"{error}; or choose --host diffusers") from error
     if host == "comfyui":
         raise VQError(
             "no ComfyUI was found; name its folder in the environment variable COMFYUI_PATH, or "
