@@ -34,9 +34,11 @@ class ComfyServer:
 
     ``base`` is its base directory: put files under ``models("diffusion_models")`` and find results
     under ``output``. A prompt is a dict in API format, ``{"1": {"class_type": ..., "inputs": ...}}``.
+    The extension's folder has no space in its name: ComfyUI's web server would then not find its
+    static files, whatever the extension.
     """
 
-    def __init__(self, comfyui: Path, base: Path, extension_folder: str = "my.vq-nodes 2") -> None:
+    def __init__(self, comfyui: Path, base: Path, extension_folder: str = "my.vq-nodes") -> None:
         self.base = base
         self.output = base / "output"
         self.extension = base / "custom_nodes" / extension_folder

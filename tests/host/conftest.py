@@ -8,7 +8,7 @@ Two ways to test, both session-wide:
   name here, ``comfy_vq``: comfy-kitchen's registry of layouts silently keeps the last of a name, so
   whatever loads the extension as ComfyUI does belongs in a process of its own;
 * over HTTP: ``server`` is a ``tests/comfy_server.py:ComfyServer`` with the published files of the
-  extension in ``custom_nodes/my.vq-nodes 2`` and the node ``TestConditioning`` of ``testing_nodes``
+  extension in ``custom_nodes/my.vq-nodes`` and the node ``TestConditioning`` of ``testing_nodes``
   (``text, width=768, tokens=12, pooled_width=0`` -> CONDITIONING).
 
 ``run_python(code)`` runs code in a fresh process of this environment.
