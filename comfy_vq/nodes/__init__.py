@@ -5,10 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from ..hosts.comfy import folders
+from . import load_checkpoint, quantize_model, save_checkpoint
 
-folders.register()  # before the schemas ask what the folders hold
-
-from . import load_checkpoint, quantize_model, save_checkpoint  # noqa: E402
+folders.register()
 
 NODES = [*quantize_model.NODES, *save_checkpoint.NODES, *load_checkpoint.NODES]
 

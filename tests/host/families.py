@@ -118,7 +118,9 @@ FAMILIES = {
 }
 
 
-def tiny_state_dict(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict[str, Tensor]:
+def tiny_state_dict(
+    family: str, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> dict[str, Tensor]:
     """Random weights of a bare diffusion model: matrices scaled to their width, norms near one."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -142,7 +144,9 @@ def random_vq_model(family: str, dtype: torch.dtype = torch.float32, seed: int =
             bits = (1, 2, 3, 4, 5, 6, 8)[len(layers) % 7]
             additive = bits < 8 and shape[1] % 8 == 0
             codec, bits = ("additive", bits) if additive else ("int8", 8)
-            layers[key.removesuffix(".weight")] = random_weight(codec, bits, shape, dtype, seed + len(layers))
+            layers[key.removesuffix(".weight")] = random_weight(
+                codec, bits, shape, dtype, seed + len(layers)
+            )
             del weights[key]
     return VQModel(layers, weights, Source(family, None, "", {}, {}), {})
 

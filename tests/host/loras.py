@@ -8,7 +8,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 
-def low_rank_lora(model: ModelPatcher, rank: int = 4, layers: int = 6, seed: int = 0) -> dict[str, Tensor]:
+def low_rank_lora(
+    model: ModelPatcher, rank: int = 4, layers: int = 6, seed: int = 0
+) -> dict[str, Tensor]:
     """A plain LoRA on the first ``layers`` linear layers or convolutions of a model."""
     generator = torch.Generator().manual_seed(seed)
     names = comfy.lora.model_lora_keys_unet(model.model, {})

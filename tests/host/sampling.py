@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import comfy.sd
-import nodes
 import torch
 from comfy.model_patcher import ModelPatcher
-from host.families import FAMILIES
 from torch import Tensor
+
+import nodes
+from host.families import FAMILIES
 
 
 def sample(model: ModelPatcher, family: str, steps: int = 2, seed: int = 1) -> Tensor:

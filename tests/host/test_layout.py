@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from host.families import random_weight
 from torch.nn import Parameter
 
 from comfy_vq.errors import VQError
 from comfy_vq.hosts.comfy.layout import PendingWeight, decode, is_coded, pending, pieces, settled
+from host.families import random_weight
 
 SHAPES = [(48, 128), (16, 8, 3, 3)]
 
@@ -22,7 +22,11 @@ def held(coded):
 
 
 def test_reports_the_logical_weight(coded, held):
-    assert (tuple(held.shape), held.dtype, held.numel()) == (coded.shape, torch.float16, coded.numel)
+    assert (tuple(held.shape), held.dtype, held.numel()) == (
+        coded.shape,
+        torch.float16,
+        coded.numel,
+    )
     assert is_coded(held) and not is_coded(torch.zeros(2))
 
 

@@ -1,15 +1,13 @@
 """A VQ model in ComfyUI: loaded by the host's loader, it is the model that it decodes to."""
 
-import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
 import comfy.model_base
 import comfy.model_management
 import comfy.ops
 import comfy.sd
 import pytest
 import torch
+from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.model_patcher import ModelPatcher
-from host.families import FAMILIES, random_vq_model, random_weight, tiny_state_dict
-from host.sampling import load_dense, relative_l2, sample
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfy_vq import checkpoint, codecs
@@ -18,6 +16,8 @@ from comfy_vq.hosts.comfy.layout import is_coded
 from comfy_vq.hosts.comfy.loader import InMemory, load, load_file
 from comfy_vq.hosts.comfy.ops import CodedWeight
 from comfy_vq.model import Source, VQModel
+from host.families import FAMILIES, random_vq_model, random_weight, tiny_state_dict
+from host.sampling import load_dense, relative_l2, sample
 
 
 @pytest.fixture(scope="module", params=sorted(FAMILIES))

@@ -3,13 +3,13 @@
 import comfy.sd
 import pytest
 import torch
-from host.families import FAMILIES, random_vq_model
-from host.loras import low_rank_lora
-from host.sampling import load_dense, predict, relative_l2
 
 from comfy_vq.hosts.comfy.layout import is_coded
 from comfy_vq.hosts.comfy.loader import InMemory, load
 from comfy_vq.hosts.comfy.ops import CodedWeight
+from host.families import FAMILIES, random_vq_model
+from host.loras import low_rank_lora
+from host.sampling import load_dense, predict, relative_l2
 
 CPU = torch.device("cpu")
 
@@ -57,7 +57,7 @@ def test_partly_loaded(case, share):
 
 def test_dynamic_vram_leaves_the_codes_alone(case):
     """Its patches would be written back into coded weights; they become functions instead."""
-    family, model, expected = case
+    _, model, _ = case
     layer = next(m for m in model.model.modules() if isinstance(m, CodedWeight))
     layer.weight_lowvram_function = patch = lambda weight: weight + 1
     for callback in model.get_all_callbacks("on_load_after"):

@@ -8,15 +8,15 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
-from host.families import FAMILIES, random_vq_model, tiny_state_dict
-from host.loras import low_rank_lora
-from host.sampling import load_dense, relative_l2, sample
-from nodes import NODE_CLASS_MAPPINGS
 
 from comfy_vq.errors import VQError
 from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
 from comfy_vq.hosts.comfy.quantizing import patterns, quantize_model
 from comfy_vq.hosts.comfy.source import ModelSource
+from host.families import FAMILIES, random_vq_model, tiny_state_dict
+from host.loras import low_rank_lora
+from host.sampling import load_dense, relative_l2, sample
+from nodes import NODE_CLASS_MAPPINGS
 
 
 @pytest.fixture(scope="module", params=["flux", "sd3", "wan"])

@@ -10,9 +10,6 @@ import pytest
 import torch
 from comfy.cli_args import args
 from comfy_extras.nodes_model_merging import CheckpointSave, ModelSave
-from host.families import FAMILIES, random_vq_model, tiny_state_dict
-from host.loras import low_rank_lora
-from host.sampling import load_dense, relative_l2, sample
 from safetensors import safe_open
 from safetensors.torch import load_file as load_safetensors
 
@@ -22,6 +19,9 @@ from comfy_vq.hosts.comfy import folders, loader
 from comfy_vq.hosts.comfy.loader import InMemory, load
 from comfy_vq.hosts.comfy.quantizing import quantize_model
 from comfy_vq.hosts.comfy.saving import save_model
+from host.families import FAMILIES, random_vq_model, tiny_state_dict
+from host.loras import low_rank_lora
+from host.sampling import load_dense, relative_l2, sample
 
 
 @pytest.fixture
@@ -52,7 +52,10 @@ def test_numbers_its_files_and_embeds_the_workflow(output):
     prompt, workflow = {"1": {"class_type": "X"}}, {"nodes": []}
     first = save_model(model, "a", prompt, {"workflow": workflow})
     second = save_model(model, "a")
-    assert [os.path.basename(p) for p in (first, second)] == ["a_00001_.safetensors", "a_00002_.safetensors"]
+    assert [os.path.basename(p) for p in (first, second)] == [
+        "a_00001_.safetensors",
+        "a_00002_.safetensors",
+    ]
     assert json.loads(metadata(first)["workflow"]) == workflow
     assert json.loads(metadata(first)["prompt"]) == prompt
     assert not {"workflow", "prompt"} & set(metadata(second))
@@ -69,7 +72,8 @@ def test_a_loaded_model_can_be_saved_again(output):
     checkpoint.save(output / "first.safetensors", vq)
     again = save_model(loader.load_file(str(output / "first.safetensors")), "again")
     assert torch.equal(
-        checkpoint.load(again).layers["img_in"].tensors["codes"], vq.layers["img_in"].tensors["codes"]
+        checkpoint.load(again).layers["img_in"].tensors["codes"],
+        vq.layers["img_in"].tensors["codes"],
     )
 
 
@@ -118,9 +122,13 @@ def test_core_nodes_write_files_that_core_loads(output):
     stored = load_safetensors(path)
     decoded = vq.decode(torch.float32)
     assert all(torch.equal(stored[f"model.diffusion_model.{k}"], decoded[k]) for k in decoded)
-    assert relative_l2(
-        sample(load(InMemory(vq)), "flux"), sample(comfy.sd.load_diffusion_model(str(path)), "flux")
-    ) < 1e-5
+    assert (
+        relative_l2(
+            sample(load(InMemory(vq)), "flux"),
+            sample(comfy.sd.load_diffusion_model(str(path)), "flux"),
+        )
+        < 1e-5
+    )
     assert CheckpointSave.save.__code__.co_names[0] == "save_checkpoint"  # the same path
 
 

@@ -48,4 +48,6 @@ def _drop_dense_modules(clone: ModelPatcher) -> None:
         dense = isinstance(patch, torch.nn.Module) and any(True for _ in patch.parameters())
         if dense and name.startswith("diffusion_model"):
             del clone.object_patches[name]
-            log.warning("VQ: the replacement of %s was left out; put it after VQ Quantize Model", name)
+            log.warning(
+                "VQ: the replacement of %s was left out; put it after VQ Quantize Model", name
+            )

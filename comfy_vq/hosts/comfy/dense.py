@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ def save_dense(model: torch.nn.Module) -> None:
     model.__class__ = _saving_class(type(model))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _saving_class(cls: type) -> type:
     return type(cls.__name__, (SavesDense, cls), {"__module__": cls.__module__})
 

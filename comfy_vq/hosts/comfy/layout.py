@@ -74,7 +74,9 @@ class VQLayout(QuantizedLayout):
 
         def copy_from(self, src: VQLayout.Params, non_blocking: bool = False) -> None:
             self.scale.copy_(src.scale, non_blocking=non_blocking)
-            shared = None if src.codebooks is None else shared_copy(src.codebooks, self.scale.device)
+            shared = (
+                None if src.codebooks is None else shared_copy(src.codebooks, self.scale.device)
+            )
             for field in dataclasses.fields(self):
                 if field.name not in ("scale", "codebooks"):
                     object.__setattr__(self, field.name, getattr(src, field.name))

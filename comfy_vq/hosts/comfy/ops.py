@@ -99,7 +99,9 @@ class CodedWeight:
             self.weight = Parameter(settled(weight, dtype), requires_grad=False)
             state_dict = {name: tensor for name, tensor in state_dict.items() if name != key}
         elif weight is not None and self.weight.is_meta:
-            self.weight = Parameter(torch.empty_like(self.weight, device="cpu"), requires_grad=False)
+            self.weight = Parameter(
+                torch.empty_like(self.weight, device="cpu"), requires_grad=False
+            )
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
         )

@@ -18,6 +18,7 @@ from .source import ModelSource
 
 log = logging.getLogger(__name__)
 
+_SHOW_SECONDS = 0.5
 _LOG_SECONDS = 10.0
 
 # What is freed on a GPU before encoding: the encoder's working memory, which does not grow with the
@@ -47,9 +48,7 @@ def quantize_model(
     device = comfy.model_management.get_torch_device()
     largest = max(layer.numel for layer in plan.layers)
     comfy.model_management.free_memory(_WORKING_BYTES + _COPIES * 4 * largest, device)
-    vq = quantize(
-        source, bits, effort=effort, device=device, progress=_Display(node_id), plan=plan
-    )
+    vq = quantize(source, bits, effort=effort, device=device, progress=_Display(node_id), plan=plan)
     comfy.model_management.soft_empty_cache()
     origin = InMemory(vq)
     quantized = carry_over(patcher, load(origin), origin)
@@ -76,18 +75,20 @@ class _Display:
     def __init__(self, node_id: str | None) -> None:
         self._bar: comfy.utils.ProgressBar | None = None
         self._node_id = node_id
-        self._logged = time.perf_counter()
+        self._shown = self._logged = time.perf_counter()
 
     def __call__(self, progress: Progress) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         if self._bar is None:
             self._bar = comfy.utils.ProgressBar(progress.total)
         self._bar.update_absolute(progress.done)
+        now = time.perf_counter()
         line = f"{100 * progress.done / max(1, progress.total):.0f} %"
         if progress.seconds_left is not None:
             line += f", {_duration(progress.seconds_left)} left"
-        _show_text(line, self._node_id)
-        now = time.perf_counter()
+        if now - self._shown >= _SHOW_SECONDS:
+            self._shown = now
+            _show_text(line, self._node_id)
         if now - self._logged >= _LOG_SECONDS:
             self._logged = now
             log.info("VQ: %s (%s)", line, progress.layer)

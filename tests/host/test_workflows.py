@@ -1,0 +1,165 @@
+"""The shipped workflows, run on a real server; interruption and bad files over HTTP.
+
+The workflows of a release are golden: people's files store widget values by position.
+"""
+
+import json
+import time
+
+import pytest
+import torch
+from comfy.taesd.taesd import TAESD
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from comfy_server import CHECKOUT, PromptRefused, error_of, messages
+from comfy_vq import checkpoint
+from host.families import random_vq_model, tiny_state_dict
+from host.ui_workflow import to_prompt
+
+WORKFLOWS = CHECKOUT / "workflows"
+CHECKPOINT = "tiny.safetensors"
+VQ_FILE = "ComfyUI-VQ_00001_.safetensors"
+
+
+@pytest.fixture(scope="module")
+def tiny_checkpoint(server):
+    """A full checkpoint but for the text encoder, with an autoencoder in the TAESD layout."""
+    weights = tiny_state_dict("sd15")
+    tensors = {f"model.diffusion_model.{key}": value for key, value in weights.items()}
+    vae = TAESD(latent_channels=4).state_dict()
+    tensors |= {f"first_stage_model.{k}": v.contiguous() for k, v in vae.items()}
+    save_file(tensors, server.models("checkpoints") / CHECKPOINT)
+    return CHECKPOINT
+
+
+def runnable(server, name: str, **changes) -> dict:
+    """A shipped workflow as a prompt for tiny models: small, few steps, without a text encoder."""
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    prompt = to_prompt(workflow, server.object_info())
+    replaced = {
+        "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
+        "EmptyLatentImage": {"width": 64, "height": 64},
+        "KSampler": {"steps": 2},
+        "VQQuantizeModel": {"effort": "fast"},
+        **changes,
+    }
+    for node in prompt.values():
+        if node["class_type"] == "CLIPTextEncode":
+            node["class_type"] = "TestConditioning"
+            node["inputs"] = {"text": node["inputs"]["text"], "width": 768}
+            node["inputs"] |= {"tokens": 12, "pooled_width": 0}
+        node["inputs"] |= replaced.get(node["class_type"], {})
+    return prompt
+
+
+def output_of(prompt: dict, record: dict, class_type: str) -> dict:
+    return next(record["outputs"][k] for k, n in prompt.items() if n["class_type"] == class_type)
+
+
+@pytest.fixture(scope="module")
+def saved(server, tiny_checkpoint):
+    """The record of the first workflow, which writes the VQ file that the second one loads."""
+    prompt = runnable(server, "quantize_and_save")
+    return prompt, server.run(prompt)
+
+
+def test_quantize_and_save(server, saved):
+    prompt, record = saved
+    image = output_of(prompt, record, "SaveImage")["images"][0]
+    assert (server.output / image["subfolder"] / image["filename"]).is_file()
+    path = server.output / "diffusion_models" / VQ_FILE
+    assert output_of(prompt, record, "SaveVQCheckpoint")["text"] == [str(path)]
+    header = checkpoint.inspect(path)
+    assert header.bits_per_weight == pytest.approx(3.0, abs=0.02)
+    report = output_of(prompt, record, "VQQuantizeModel")["text"][0]
+    assert "asked for 3)" in report
+    assert output_of(prompt, record, "PreviewAny")["text"] == [report]
+    with safe_open(path, framework="pt") as file:
+        assert json.loads(file.metadata()["prompt"]).keys() == prompt.keys()
+
+
+def test_load_and_sample_paints_what_the_quantized_model_did(server, saved):
+    prompt = runnable(server, "load_and_sample", SaveImage={"filename_prefix": "loaded"})
+    records = [saved, (prompt, server.run(prompt))]
+    images = [output_of(*record, "SaveImage")["images"][0] for record in records]
+    pictures = [Image.open(server.output / i["subfolder"] / i["filename"]) for i in images]
+    assert pictures[0].size == (64, 64)
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+
+
+def test_the_drop_down_lists_vq_files_alone(server, saved):
+    save_file({"x": torch.zeros(1)}, server.models("diffusion_models") / "dense.safetensors")
+    checkpoint.save(server.models("vq") / "other.safetensors", random_vq_model("flux"))
+    ((_, options),) = server.object_info("LoadVQCheckpoint")["input"]["required"].values()
+    assert options["options"] == [VQ_FILE, "other.safetensors"]
+
+
+def test_interrupting_takes_effect_within_two_seconds(server, tiny_checkpoint):
+    prompt = runnable(server, "quantize_and_save", VQQuantizeModel={"effort": "best", "bits": 4.0})
+    prompt_id = server.post_prompt(prompt)
+    server.wait_for_log(r"got prompt", 30)
+    while server.get("/queue")["queue_running"] == []:
+        time.sleep(0.1)
+    time.sleep(6)  # well into the coding of a layer
+    assert server.history(prompt_id) is None
+    pressed = time.time()
+    server.interrupt()
+    record = server.wait(prompt_id)
+    (stopped,) = messages(record, "execution_interrupted")
+    assert stopped["node_type"] == "VQQuantizeModel"
+    seconds = stopped["timestamp"] / 1000 - pressed
+    print(f"interrupted after {seconds:.2f} s")
+    assert seconds < 2
+
+
+def test_a_damaged_file_is_a_readable_node_error(server, saved):
+    whole = (server.output / "diffusion_models" / VQ_FILE).read_bytes()
+    (server.models("vq") / "damaged.safetensors").write_bytes(whole[: len(whole) // 2])
+    changes = {"LoadVQCheckpoint": {"vq_name": "damaged.safetensors"}}
+    prompt = runnable(server, "load_and_sample", **changes)
+    error = error_of(server.wait(server.post_prompt(prompt)))
+    assert error.startswith("LoadVQCheckpoint: ") and "damaged.safetensors" in error
+    assert "cut short" in error
+    assert server.alive()
+    server.run(runnable(server, "load_and_sample"))
+
+
+def test_a_missing_file_is_refused_before_anything_runs(server, saved):
+    prompt = runnable(server, "load_and_sample", LoadVQCheckpoint={"vq_name": "gone.safetensors"})
+    with pytest.raises(PromptRefused, match="gone.safetensors"):
+        server.post_prompt(prompt)
+
+
+def test_a_dense_model_cannot_be_saved_as_vq(server, tiny_checkpoint):
+    prompt = runnable(server, "quantize_and_save")
+    quantize = next(k for k, n in prompt.items() if n["class_type"] == "VQQuantizeModel")
+    dense = prompt[quantize]["inputs"]["model"]
+    save = next(n for n in prompt.values() if n["class_type"] == "SaveVQCheckpoint")
+    save["inputs"]["model"] = dense
+    record = server.wait(server.post_prompt({dense[0]: prompt[dense[0]], "99": save}))
+    assert "put VQ Quantize Model before" in error_of(record)
+
+
+@pytest.mark.parametrize("loader", ["UNETLoader", "CheckpointLoaderSimple"])
+def test_core_loaders_give_a_readable_error(server, loader):
+    kind = "diffusion_models" if loader == "UNETLoader" else "checkpoints"
+    checkpoint.save(server.models(kind) / "vq.safetensors", random_vq_model("flux"))
+    inputs = {"unet_name": "vq.safetensors", "weight_dtype": "default"}
+    if loader != "UNETLoader":
+        inputs = {"ckpt_name": "vq.safetensors"}
+    save = {"model": ["1", 0], "filename_prefix": "x"}
+    prompt = {"1": {"class_type": loader, "inputs": inputs}}
+    prompt["2"] = {"class_type": "ModelSave", "inputs": save}
+    assert "Could not detect model type" in error_of(server.wait(server.post_prompt(prompt)))
+
+
+def test_help_and_templates_are_served(server):
+    nodes = ("VQQuantizeModel", "SaveVQCheckpoint", "LoadVQCheckpoint")
+    folder = server.extension.name
+    for node in nodes:
+        page = server.get_bytes(f"/extensions/{folder}/docs/{node}.md").decode()
+        assert page.startswith("# ") and "## Inputs" in page
+    templates = server.get("/workflow_templates")[folder]
+    assert sorted(templates) == ["load_and_sample", "quantize_and_save"]
