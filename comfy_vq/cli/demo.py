@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
+from .. import checkpoint
 from ..demo.sampler import HOSTS
+from ..quantize import plan_for
 from . import arguments
-from .quantize import quantize_file
+from .quantize import encode_to
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -40,6 +41,10 @@ def run(args: argparse.Namespace) -> None:
     from ..demo import run as demo
     from ..demo.model_files import model_files
 
+    def quantize(src: Path, dst: Path, bits: float) -> None:
+        weights = checkpoint.open_dense(src)
+        encode_to(dst, weights, plan_for(weights, bits), args.effort, args.device)
+
     files = model_files(args.model)
-    quantize = partial(quantize_file, effort=args.effort, device=args.device)
-    demo.run(args.out, files, demo.choose_sampler(args.host, files), quantize, args.pictures)
+    sampler = demo.choose_sampler(args.host, files)
+    demo.run(args.out, files, sampler, quantize, args.pictures)

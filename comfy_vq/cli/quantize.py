@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from .. import checkpoint
-from ..plan import FAMILIES
-from ..quantize import plan_for, quantize
+from ..plan import FAMILIES, Plan
+from ..quantize import WeightSource, plan_for, quantize
 from . import arguments
 from .progress import quantization_bar
 
@@ -48,40 +47,34 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     arguments.check_destination(args.dst, args.force)
-    quantize_file(
-        args.src,
-        args.dst,
-        args.bits,
-        effort=args.effort,
-        device=args.device,
-        exclude=args.exclude,
-        family=args.family,
-        seed=args.seed,
-    )
+    weights = checkpoint.open_dense(args.src)
+    plan = plan_for(weights, args.bits, exclude=args.exclude, family=args.family)
+    print(plan.table(), flush=True)
+    encode_to(args.dst, weights, plan, args.effort, args.device, args.seed)
 
 
-def quantize_file(
-    src: Path,
+def encode_to(
     dst: Path,
-    bits: float,
-    *,
-    effort: str = "balanced",
-    device: torch.device | str = "cpu",
-    exclude: Sequence[str] = (),
-    family: str | None = None,
+    weights: WeightSource,
+    plan: Plan,
+    effort: str,
+    device: torch.device | str,
     seed: int = 0,
 ) -> None:
-    """Plan, encode and save, telling of each; an existing file is replaced.
+    """Encode by a plan under a progress bar, and save; an existing file is replaced.
 
     Raises:
-        VQError: see `checkpoint.open_dense`, `quantize.quantize` and `checkpoint.save`.
+        VQError: see `quantize.quantize` and `checkpoint.save`.
     """
-    weights = checkpoint.open_dense(src)
-    plan = plan_for(weights, bits, exclude=exclude, family=family)
-    print(plan.table(), flush=True)
-    with quantization_bar(f"{dst.name}") as progress:
+    with quantization_bar(dst.name) as progress:
         model = quantize(
-            weights, bits, effort=effort, device=device, seed=seed, progress=progress, plan=plan
+            weights,
+            plan.target,
+            effort=effort,
+            device=device,
+            seed=seed,
+            progress=progress,
+            plan=plan,
         )
     checkpoint.save(dst, model)
     print(f"{dst}: {dst.stat().st_size / 1e6:.1f} MB, {model.bits_per_weight:.3f} bits per weight")
