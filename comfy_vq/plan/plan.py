@@ -156,7 +156,9 @@ def _options(
             stored = _stored_bits(width.codec, width.bits, layer.shape)
             if stored < bits[row, _DENSE]:
                 bits[row, column] = stored
-    nmse = np.array([10 ** (-width.sqnr_db / 10) for width in _WIDTHS] + [0.0])
+    # Least squares shrinks a weight by its NMSE d. The shrinking adds up over layers as noise does not,
+    # so what counts is the noise of a weight brought back to full length: d / (1 - d).
+    nmse = np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in _WIDTHS] + [0.0])
     return Options(bits, sensitivity[:, None] * nmse, _set_bits())
 
 
