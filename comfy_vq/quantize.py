@@ -156,6 +156,7 @@ def _encode(
     if choice.codec == "additive":
         own_set = 8 * codecs.shipped_set(choice.bits).nbytes
         options["own_codebooks"] = "auto" if own_set <= spare_bits else False
+        options["unbiased"] = True
     try:
         return codecs.encode(
             weight,

@@ -48,13 +48,14 @@ class Additive:
         rotation: Rotation | None | Literal["auto"] = "auto",
         codebooks: CodebookSet | None = None,
         own_codebooks: bool | Literal["auto"] = "auto",
+        unbiased: bool = False,
         on_progress: OnProgress | None = None,
     ) -> VQWeight:
         """Code a weight; see ``codecs.encode``."""
         shape, tries = tuple(weight.shape), EFFORTS[effort]
         matrix = to_matrix(weight)
         shared = codebooks if codebooks is not None else shipped_set(bits)
-        coder = Coder(shape[1], shared.to(weight.device), importance, tries, on_progress)
+        coder = Coder(shape[1], shared.to(weight.device), importance, tries, on_progress, unbiased)
         spec = self.spec_for(bits, shape, seed)
         if rotation != "auto":
             spec = replace(spec, rotation=rotation)

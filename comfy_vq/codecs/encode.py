@@ -38,8 +38,10 @@ def encode(
         on_progress: called with the number of weights coded since the last call, at least every
             half second; may raise to interrupt.
         options: of the codec. ``additive``: ``rotation`` (a ``Rotation``, None or "auto"),
-            ``codebooks`` (a ``CodebookSet`` instead of the shipped one) and ``own_codebooks``
-            (whether to train a set on this weight; "auto": at effort ``best``, where it pays).
+            ``codebooks`` (a ``CodebookSet`` instead of the shipped one), ``own_codebooks``
+            (whether to train a set on this weight; "auto": at effort ``best``, where it pays) and
+            ``unbiased`` (row scales that shrink nothing, for layers of a network, instead of those
+            of least squared error; see ``scales.unbiased_scales``).
 
     Returns:
         A VQWeight whose pieces are on the weight's device.

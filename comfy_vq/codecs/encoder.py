@@ -14,7 +14,7 @@ from ..kernels import Rotation
 from . import beam
 from .codebooks import ENTRIES, GROUP, search_slices, slice_length, train
 from .registry import OnProgress
-from .scales import fit_scales
+from .scales import fit_scales, unbiased_scales
 from .weight import CodebookSet
 
 _SLAB = 1 << 22
@@ -69,7 +69,12 @@ EFFORTS = {
 class Coder:
     """Codes matrices of one input width on one codebook set.
 
-    ``importance`` is float32 ``[columns]`` in the order of the matrix, or None.
+    Attributes:
+        period: input width.
+        shared: the set.
+        importance: float32 ``[columns]`` in the order of the matrix, or None.
+        effort, on_progress: as in ``codecs.encode``.
+        unbiased: whether the final scales are ``unbiased_scales``.
     """
 
     period: int
@@ -77,6 +82,7 @@ class Coder:
     importance: Tensor | None
     effort: Effort
     on_progress: OnProgress | None
+    unbiased: bool = False
 
     def code(self, matrix: Tensor, spec: AdditiveSpec) -> tuple[Tensor, Tensor]:
         """uint8 codes ``[rows, groups, M]`` and float32 scales ``[rows]``."""
@@ -94,6 +100,8 @@ class Coder:
             codes = torch.where(better[:, None, None], again[0], codes)
             fitted = torch.where(better, again[1], fitted)
             error = torch.where(better, again[2], error)
+        if self.unbiased:
+            fitted = unbiased_scales(slab, self.decode_unit(codes, spec), self.importance)
         return codes, fitted
 
     def _pass(

@@ -29,6 +29,21 @@ def fit_scales(matrix: Tensor, decoded: Tensor, importance: Tensor | None) -> Te
     return torch.where(energy > 0, (weighted * matrix).sum(1) / energy.clamp(min=1e-38), 0.0)
 
 
+def unbiased_scales(matrix: Tensor, decoded: Tensor, importance: Tensor | None) -> Tensor:
+    """The scales at which decoding shrinks nothing: ``s_n = <w_n, w_n> / <w_n, q_n>``.
+
+    A least-squares fit leaves ``(1 - d) w`` plus noise, with d the relative error. Within a
+    network the noise of layers adds up in power, but what they shrink adds up in amplitude, so
+    that a little more noise, d / (1 - d), is the smaller evil (as in DRIVE, arXiv 2105.08339).
+
+    Args, Returns: as ``fit_scales``; rows whose ``<w, q>`` is not positive keep that fit.
+    """
+    weighted = matrix if importance is None else matrix * importance
+    overlap = (weighted * decoded).sum(1)
+    scales = (weighted * matrix).sum(1) / overlap.clamp(min=1e-38)
+    return torch.where(overlap > 0, scales, fit_scales(matrix, decoded, importance))
+
+
 def half_scales(scales: Tensor) -> Tensor:
     """Scales as they are stored, float16.
 

@@ -82,6 +82,17 @@ def test_importance_of_a_convolution_may_be_per_input_or_per_tap():
     assert torch.equal(a.tensors["codes"], b.tensors["codes"])
 
 
+def test_unbiased_scales_shrink_nothing_and_cost_little():
+    weight = gaussian(64, 512)
+    fitted, unbiased = (codecs.encode(weight, 2, unbiased=u) for u in (False, True))
+    gain = (unbiased.decode() * weight).sum(1) / weight.square().sum(1)
+    assert torch.allclose(gain, torch.ones(64), atol=2e-3)
+    assert (fitted.decode() * weight).sum() / weight.square().sum() < 0.93
+    assert torch.equal(fitted.tensors["codes"], unbiased.tensors["codes"])
+    loss = sqnr_db(weight, fitted.decode()) - sqnr_db(weight, unbiased.decode())
+    assert 0 < loss < 0.6
+
+
 def test_same_seed_same_bits_other_seed_other_rotation():
     weight = gaussian(64, 128)
     a, b, c = (codecs.encode(weight, 2, effort="best", seed=s) for s in (5, 5, 6))
