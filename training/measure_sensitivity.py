@@ -89,26 +89,16 @@ def sensitivity_db(
         original = weight.clone()
         values = []
         for bits in _BITS if codecs.get("additive").supports(tuple(weight.shape)) else (8,):
-            codec = "int8" if bits == 8 else "additive"
-            decoded = codecs.encode(original, bits, codec, effort="fast").decode()
-            weight.copy_(unbiased(original, decoded))
+            if bits == 8:
+                coded = codecs.encode(original, bits, "int8")
+            else:
+                coded = codecs.encode(original, bits, effort="fast", unbiased=True)
+            weight.copy_(coded.decode())
             output_db = min(_NO_NOISE_DB, sqnr_db(reference, predictor()))
             values.append(sqnr_db(original, weight) - output_db)
             weight.copy_(original)
         found[layer] = mean(values)
     return found
-
-
-def unbiased(weight: Tensor, decoded: Tensor) -> Tensor:
-    """The decoded weight with rows as long along the weight's as these themselves.
-
-    Least-squares scales shrink rows by their relative error. One layer's shrinking shows about as
-    much as its noise, but that of all layers adds up in amplitude, so it would mislead a sum of noise
-    powers. DRIVE (arXiv 2105.08339) has these scales for means of many vectors.
-    """
-    rows, found = weight.flatten(1), decoded.flatten(1)
-    gain = rows.square().sum(1) / (rows * found).sum(1)
-    return decoded * gain.view(-1, *[1] * (weight.ndim - 1))
 
 
 def is_layer(key: str, shape: tuple[int, ...]) -> bool:
