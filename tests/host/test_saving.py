@@ -132,6 +132,15 @@ def test_core_nodes_write_files_that_core_loads(output):
     assert CheckpointSave.save.__code__.co_names[0] == "save_checkpoint"  # the same path
 
 
+def test_folders_that_the_user_mapped_stay(tmp_path, monkeypatch):
+    mapped = {"vq": ([str(tmp_path)], set())}  # as extra_model_paths.yaml makes it
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", mapped)
+    folders.register()
+    paths, extensions = mapped["vq"]
+    assert paths == [str(tmp_path), os.path.join(folder_paths.models_dir, "vq")]
+    assert extensions == {".safetensors"}
+
+
 def test_files_are_told_by_their_headers(output, base):
     folder = base / "models" / "diffusion_models"
     folder.mkdir(parents=True, exist_ok=True)

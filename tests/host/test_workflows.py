@@ -93,7 +93,42 @@ def test_the_drop_down_lists_vq_files_alone(server, saved):
     save_file({"x": torch.zeros(1)}, server.models("diffusion_models") / "dense.safetensors")
     checkpoint.save(server.models("vq") / "other.safetensors", random_vq_model("flux"))
     ((_, options),) = server.object_info("LoadVQCheckpoint")["input"]["required"].values()
-    assert options["options"] == [VQ_FILE, "other.safetensors"]
+    assert {VQ_FILE, "other.safetensors"} <= set(options["options"])
+    assert "dense.safetensors" not in options["options"]
+
+
+def test_stock_sampling_nodes_take_it(server):
+    """Model sampling, guider and scheduler nodes, and both advanced samplers."""
+    checkpoint.save(server.models("vq") / "flux.safetensors", random_vq_model("flux"))
+
+    def node(class_type: str, **inputs) -> dict:
+        return {"class_type": class_type, "inputs": inputs}
+
+    conditioning = {"text": "x", "width": 64, "tokens": 12, "pooled_width": 768}
+    advanced = {"model": ["model", 0], "positive": ["cond", 0], "negative": ["cond", 0]}
+    advanced |= {"add_noise": "enable", "noise_seed": 0, "steps": 3, "cfg": 1.0}
+    advanced |= {"sampler_name": "euler", "scheduler": "simple", "latent_image": ["latent", 0]}
+    advanced |= {"start_at_step": 0, "end_at_step": 2, "return_with_leftover_noise": "disable"}
+    shifts = {"max_shift": 1.15, "base_shift": 0.5, "width": 64, "height": 64}
+    schedule = {"model": ["model", 0], "scheduler": "simple", "steps": 2, "denoise": 1.0}
+    custom = {"noise": ["noise", 0], "guider": ["guider", 0], "sampler": ["sampler", 0]}
+    custom |= {"sigmas": ["sigmas", 0], "latent_image": ["latent", 0]}
+    prompt = {
+        "load": node("LoadVQCheckpoint", vq_name="flux.safetensors"),
+        "model": node("ModelSamplingFlux", model=["load", 0], **shifts),
+        "cond": node("TestConditioning", **conditioning),
+        "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
+        "noise": node("RandomNoise", noise_seed=0),
+        "guider": node("BasicGuider", model=["model", 0], conditioning=["cond", 0]),
+        "sampler": node("KSamplerSelect", sampler_name="euler"),
+        "sigmas": node("BasicScheduler", **schedule),
+        "custom": node("SamplerCustomAdvanced", **custom),
+        "advanced": node("KSamplerAdvanced", **advanced),
+        "save 1": node("SaveLatent", samples=["custom", 0], filename_prefix="custom"),
+        "save 2": node("SaveLatent", samples=["advanced", 0], filename_prefix="advanced"),
+    }
+    record = server.run(prompt)
+    assert all(record["outputs"][name]["latents"] for name in ("save 1", "save 2"))
 
 
 def test_interrupting_takes_effect_within_two_seconds(server, tiny_checkpoint):

@@ -14,10 +14,9 @@ FOLDERS = ("diffusion_models", "vq")
 
 
 def register() -> None:
-    """Make ``models/vq`` known to the host. Files of other kinds are filtered out there."""
-    path = os.path.join(folder_paths.models_dir, "vq")
-    if "vq" not in folder_paths.folder_names_and_paths:
-        folder_paths.folder_names_and_paths["vq"] = ([path], {".safetensors"})
+    """Make ``models/vq`` known to the host, beside folders that the user has mapped to ``vq``."""
+    folder_paths.add_model_folder_path("vq", os.path.join(folder_paths.models_dir, "vq"))
+    folder_paths.folder_names_and_paths["vq"][1].add(".safetensors")
 
 
 def vq_files() -> list[str]:
