@@ -38,7 +38,7 @@ class VQQuantizeModel(io.ComfyNode):
                     display_name="layers to leave alone",
                     default="",
                     multiline=True,
-                    tooltip="Layers to keep as they are, one name or pattern (*, ?) a line.",
+                    tooltip="Layers to keep as they are, one a line: part of a name, or a pattern with * and ?.",
                 ),
             ],
             outputs=[io.Model.Output("model"), io.String.Output("report")],
