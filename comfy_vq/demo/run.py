@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ BITS = (4.0, 3.0, 2.2)
 _GRID_ROWS = 8
 _PROBES = 16
 _SEED = 1
+_T = TypeVar("_T")
 
 Quantize = Callable[[Path, Path, float], None]
 """Makes a VQ file of a dense one, at an average number of bits per weight."""
@@ -106,7 +107,9 @@ def run(
         rows.append(_row(f"VQ{bits:g}", path, sampled, dense, subjects, seconds))
         columns[f"{bits:g} bits"] = sampled.pictures
     captions = [scene.caption for scene in subjects]
-    draw_grid(captions[:_GRID_ROWS], columns).save(out / "grid.png")
+    shown = _spread(range(len(captions)), _GRID_ROWS)
+    shown_columns = {heading: pictures[shown] for heading, pictures in columns.items()}
+    draw_grid([captions[i] for i in shown], shown_columns).save(out / "grid.png")
     about = {"host": sampler.name, "torch": torch.__version__, "seed": _SEED, "captions": captions}
     text = table.to_text(rows)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
@@ -115,10 +118,10 @@ def run(
     return rows
 
 
-def _spread(all_scenes: Sequence[scenes.Scene], count: int) -> list[scenes.Scene]:
-    """Up to `count` scenes at equal distances, so that all kinds are among them."""
-    count = min(count, len(all_scenes))
-    return [all_scenes[i * len(all_scenes) // count] for i in range(count)]
+def _spread(items: Sequence[_T], count: int) -> list[_T]:
+    """Up to `count` of the items at equal distances, so that all kinds are among them."""
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _sample(
