@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from safetensors.torch import save_file
 
 from comfy_vq.errors import VQError
 from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
@@ -190,14 +191,22 @@ def test_a_v_prediction_model_says_so():
 
 
 def test_names_the_checkpoint_that_it_came_from(tmp_path):
-    from safetensors.torch import save_file
-
     path = tmp_path / "some-model.safetensors"
     weights = {f"model.diffusion_model.{k}": v for k, v in tiny_state_dict("flux").items()}
     save_file(weights, path, metadata={"modelspec.author": "somebody"})
     source = ModelSource(comfy.sd.load_diffusion_model(str(path))).source
     assert (source.name, source.prefix) == ("some-model.safetensors", "model.diffusion_model.")
     assert source.metadata == {"modelspec.author": "somebody"}
+
+
+def test_undoes_the_widening_that_the_host_does_on_a_cpu(tmp_path):
+    weights = tiny_state_dict("flux", torch.float16)
+    save_file(weights, tmp_path / "half.safetensors")
+    model = comfy.sd.load_diffusion_model(str(tmp_path / "half.safetensors"))
+    assert model.model_dtype() == torch.float32
+    read = read_all(ModelSource(model))
+    assert all(torch.equal(read[key], weights[key]) for key in weights)
+    assert {tensor.dtype for tensor in read.values()} == {torch.float16}
 
 
 def test_all_families_are_covered():

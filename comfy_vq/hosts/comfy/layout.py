@@ -96,7 +96,7 @@ class VQLayout(QuantizedLayout):
 
     @classmethod
     def get_plain_tensors(cls, qtensor: QuantizedTensor) -> tuple[Tensor, ...]:
-        return qtensor._qdata, qtensor._params.scale
+        return qtensor._qdata, qtensor.params.scale
 
     @classmethod
     def state_dict_tensors(cls, qdata: Tensor, params: Params) -> dict[str, Tensor]:
@@ -142,7 +142,7 @@ def pending(weight: VQWeight) -> PendingWeight:
 
 def settled(weight: QuantizedTensor, dtype: torch.dtype) -> QuantizedTensor:
     """The same coded weight as a layer holds it: decoded to ``dtype`` unless asked otherwise."""
-    params = dataclasses.replace(weight._params, orig_dtype=dtype)
+    params = dataclasses.replace(weight.params, orig_dtype=dtype)
     return QuantizedTensor(weight._qdata, LAYOUT, params)
 
 
@@ -153,7 +153,7 @@ def is_coded(tensor: object) -> bool:
 
 def pieces(weight: QuantizedTensor, key: str) -> dict[str, Tensor]:
     """All that is stored of a weight as plain tensors, under ``key`` and names that begin with it."""
-    params = weight._params
+    params = weight.params
     stored = {key: params.scale, f"{key}_codes": weight._qdata}
     shared = _codebook_set(params)
     if shared is not None:
@@ -164,7 +164,7 @@ def pieces(weight: QuantizedTensor, key: str) -> dict[str, Tensor]:
 
 def decode(weight: QuantizedTensor, dtype: torch.dtype) -> Tensor:
     """The dense weight in ``dtype``, on the device of its codes."""
-    return _weight(weight._qdata, weight._params).decode(dtype)
+    return _weight(weight._qdata, weight.params).decode(dtype)
 
 
 def _codebook_set(params: VQLayout.Params) -> CodebookSet | None:

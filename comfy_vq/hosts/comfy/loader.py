@@ -108,7 +108,7 @@ def _settle(model: torch.nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, CodedWeight):
             if is_coded(layer.weight):
-                name = layer.weight._params.set_name
+                name = layer.weight.params.set_name
                 layer.owns_codebooks = name not in listed
                 listed.add(name)
             continue

@@ -143,6 +143,7 @@ class VQOperations(comfy.ops.manual_cast):
     class Conv2d(CodedWeight, comfy.ops.manual_cast.Conv2d):
         def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             # Decoded in channels_last; left so, it would set the memory order of all that follows.
+            # The view does for 1x1 kernels, whose strides say both, what a copy does for others.
             if not comfy.model_management.force_channels_last():
-                weight = weight.contiguous()
+                weight = weight.contiguous().flatten(1).view(weight.shape)
             return self._conv_forward(input, weight, bias)

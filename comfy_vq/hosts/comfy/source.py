@@ -66,11 +66,12 @@ class ModelSource:
         names, prefix, root = _saved_names(patcher, held)
         self._weights = {names[key]: weight for key, weight in held.items()}
         path = _checkpoint_path(patcher)
+        metadata, self._stored = _header(path, prefix)
         self.source = Source(
             name=os.path.basename(path) if path else type(patcher.model).__name__,
             sha256=None,
             prefix=prefix,
-            metadata=_header_metadata(path),
+            metadata=metadata,
             root={**root, **_sampling_keys(patcher)},
         )
 
@@ -83,9 +84,15 @@ class ModelSource:
         return tuple(shape)
 
     def dtype(self, key: str) -> torch.dtype:
-        """The dtype that ``read`` gives: the weight's own, bfloat16 for a patched 8-bit float."""
+        """The dtype that ``read`` gives.
+
+        The weight's own, with two exceptions: what the host widened to float32 (as it does on a
+        CPU) goes back to the half precision of its file; a patched 8-bit float becomes bfloat16.
+        """
         weight = self._weights[key]
         dtype = weight.tensor.dtype
+        if dtype == torch.float32:
+            return self._stored.get(key, dtype)
         patched_float8 = bool(self._patches(weight)) and dtype.itemsize == 1
         return torch.bfloat16 if patched_float8 and dtype.is_floating_point else dtype
 
@@ -183,8 +190,13 @@ def _checkpoint_path(patcher: ModelPatcher) -> str | None:
     return first if isinstance(first, str) and os.path.isfile(first) else None
 
 
-def _header_metadata(path: str | None) -> dict[str, str]:
+def _header(path: str | None, prefix: str) -> tuple[dict[str, str], dict[str, torch.dtype]]:
+    """Metadata of a checkpoint, and which of its tensors it holds in half precision."""
     if path is None or not path.lower().endswith((".safetensors", ".sft")):
-        return {}
+        return {}, {}
+    half = {"F16": torch.float16, "BF16": torch.bfloat16}
     with safetensors.safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+        keys = file.keys()
+        held = {key.removeprefix(prefix): file.get_slice(key).get_dtype() for key in keys}
+        stored = {key: half[name] for key, name in held.items() if name in half}
+        return dict(file.metadata() or {}), stored
