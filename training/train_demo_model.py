@@ -100,8 +100,8 @@ def main() -> None:
     command.set_defaults(run=_autoencoder)
 
     for name, width, steps, batch, peak in (
-        ("narrow", NARROW, 4000, 32, 1e-3),
-        ("wide", WIDTH, 200, 16, 1e-4),
+        ("narrow", NARROW, 2300, 32, 1e-3),
+        ("wide", WIDTH, 740, 16, 3e-4),
     ):
         command = commands.add_parser(name, help=f"train the denoiser, {width} channels")
         command.add_argument("--work", type=Path, required=True, help="checkpoints and scenes")
