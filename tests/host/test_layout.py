@@ -1,5 +1,9 @@
 """A coded weight inside the host's QuantizedTensor."""
 
+import dataclasses
+import gc
+import weakref
+
 import pytest
 import torch
 from torch.nn import Parameter
@@ -45,14 +49,25 @@ def test_scalar_rows_need_no_codebooks():
 
 def test_copies_share_the_codebook_set(coded, held):
     for copied in (held.detach(), held.clone(), held.to(torch.bfloat16), torch.empty_like(held)):
-        assert copied._params.codebooks is coded.codebooks.codebooks
-    assert held.clone()._params.scale.data_ptr() != held._params.scale.data_ptr()
+        assert copied.params.codebooks is coded.codebooks.codebooks
+    assert held.clone().params.scale.data_ptr() != held.params.scale.data_ptr()
 
 
 def test_one_copy_of_a_set_per_device(held):
     there = [held.to("meta"), held.clone().to("meta")]
-    assert there[0]._params.codebooks is there[1]._params.codebooks
-    assert there[0]._params.codebooks.device.type == "meta"
+    assert there[0].params.codebooks is there[1].params.codebooks
+    assert there[0].params.codebooks.device.type == "meta"
+
+
+def test_layers_streamed_one_by_one_find_the_copy(coded, held):
+    there = weakref.ref(held.to("meta").params.codebooks)
+    assert there() is held.to("meta").params.codebooks
+    shared = dataclasses.replace(coded.codebooks, codebooks=coded.codebooks.codebooks.clone())
+    held = settled(pending(dataclasses.replace(coded, codebooks=shared)), torch.float16)
+    there = weakref.ref(held.to("meta").params.codebooks)
+    del held, shared
+    gc.collect()
+    assert there() is None
 
 
 def test_copying_in_place_takes_everything_but_the_dtype(coded, held):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from ...errors import VQError
 
 LAYOUT = "ComfyVQLayout"
 
-# Every tensor of a shared codebook set -> its copies by device.
+# A tensor of a shared codebook set -> how to get at its copies, by device.
 _COPIES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
@@ -31,17 +32,20 @@ def shared_copy(codebooks: Tensor, device: torch.device) -> Tensor:
     """The one copy of a shared set on ``device``.
 
     Hundreds of layers refer to one set and are moved one by one; each would bring its own copy.
+    A copy made from main memory lives as long as its original: layers that are streamed to a GPU,
+    one after the other, all find it there.
     """
     device = torch.device(device)
     if codebooks.device == device:
         return codebooks
-    copies = _COPIES.setdefault(codebooks, {codebooks.device: weakref.ref(codebooks)})
-    known = copies.get(device)
-    copy = None if known is None else known()
+    copies: dict[torch.device, Callable[[], Tensor | None]]
+    copies = _COPIES.setdefault(codebooks, {})
+    copy = copies[device]() if device in copies else None
     if copy is None:
-        copy = codebooks.to(device)
-        copies[device] = weakref.ref(copy)
-        _COPIES[copy] = copies
+        made = copy = codebooks.to(device)
+        streams = codebooks.device.type == "cpu"
+        copies[device] = (lambda: made) if streams else weakref.ref(made)
+        _COPIES.setdefault(made, {})[codebooks.device] = weakref.ref(codebooks)
     return copy
 
 
