@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ class WeightSource(Protocol):
     Keys are original checkpoint keys without the prefix that ``source`` names.
     """
 
-    source: Source
+    @property
+    def source(self) -> Source: ...
 
     def keys(self) -> Iterable[str]: ...
 
@@ -130,7 +131,9 @@ def quantize(
         tensor = weights.read(key)
         coded = None
         if choice is not None and choice.codec is not None:
-            coded = _encode(name, tensor.to(device), choice, effort, seed, spare, clock)
+            coded = _encode(
+                name, tensor.to(device), choice.codec, choice.bits, effort, seed, spare, clock
+            )
         if coded is None:
             dense[key] = _own_memory(tensor)
             continue
@@ -145,23 +148,24 @@ def quantize(
 def _encode(
     name: str,
     weight: Tensor,
-    choice: Choice,
+    codec: str,
+    bits: int,
     effort: str,
     seed: int,
     spare_bits: float,
     clock: _Clock,
 ) -> codecs.VQWeight | None:
     """The coded weight, or None where it has to stay dense after all."""
-    options = {}
-    if choice.codec == "additive":
-        own_set = 8 * codecs.shipped_set(choice.bits).nbytes
+    options: dict[str, Any] = {}
+    if codec == "additive":
+        own_set = 8 * codecs.shipped_set(bits).nbytes
         options["own_codebooks"] = "auto" if own_set <= spare_bits else False
         options["unbiased"] = True
     try:
         return codecs.encode(
             weight,
-            choice.bits,
-            choice.codec,
+            bits,
+            codec,
             effort,
             seed=seed,
             on_progress=clock.advance,

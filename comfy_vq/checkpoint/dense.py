@@ -108,9 +108,13 @@ class DenseCheckpoint:
         """One tensor, on the CPU. Raises VQError if the file cannot be read."""
         return self._read(self._entries[key])
 
-    @cached_property
+    @property
     def source(self) -> Source:
         """Name, SHA-256 and what the file says about itself. The first use reads the whole file."""
+        return self._described
+
+    @cached_property
+    def _described(self) -> Source:
         path = self._file.path
         return Source(
             name=path.name,

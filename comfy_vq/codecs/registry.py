@@ -29,9 +29,8 @@ class Codec(Protocol):
         """The specification that ``encode`` would choose without looking at the weight."""
         ...
 
-    def encode(self, weight: Tensor, **options: Any) -> VQWeight:
-        """Code a checked float weight; options as in ``codecs.encode``."""
-        ...
+    encode: Callable[..., VQWeight]
+    """Code a checked float weight; keyword options as in ``codecs.encode``."""
 
     def decode(self, weight: VQWeight, dtype: torch.dtype) -> Tensor:
         """The coded matrix (see ``weight.to_matrix``)."""

@@ -63,7 +63,8 @@ def _opened(mask: np.ndarray) -> np.ndarray:
         padded = np.pad(values, 1)
         return np.stack([padded[y : y + height, x : x + width] for y in range(3) for x in range(3)])
 
-    return windows(windows(mask).all(0)).any(0)
+    eroded = np.logical_and.reduce(windows(mask))
+    return np.logical_or.reduce(windows(eroded))
 
 
 def _parts(mask: np.ndarray) -> list[np.ndarray]:

@@ -107,7 +107,7 @@ def layer(position: int, value: Any) -> Callable[[Any], None]:
         (layer(0, "nobody-1"), ["codec id", "nobody-1"]),
         (layer(0, 3), ["codec id"]),
         (layer(0, "int8-1"), ["codes", "expected I8 [16, 64]"]),
-        (layer(1, [16, 72]), ["vq.blocks.0.q.codes", "[16, 9, 3]"]),
+        (layer(1, [16, 128]), ["vq.blocks.0.q.codes", "[16, 16, 3]"]),
         (layer(1, [16, 60]), ["shape", "[16, 60]"]),
         (layer(1, [16]), ["shape"]),
         (layer(1, [16, 0]), ["shape"]),
