@@ -10,7 +10,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from comfy_vq.demo.checker import score
-from comfy_vq.demo.scenes import Scene, all_scenes, draw
+from comfy_vq.demo.conditioning import embed
+from comfy_vq.demo.scenes import Scene, all_scenes, draw, held_out
 from training.autoencoder import Autoencoder
 from training.denoiser import sample
 
@@ -83,3 +84,38 @@ def measure_model(
         latent = sample(model, captions, seed + start // _BATCH, steps, guidance)
         pictures.append(_to_array(autoencoder.decode(latent)))
     return _shares(np.concatenate(pictures), asked), np.concatenate(pictures)
+
+
+@torch.no_grad()
+def correlation_of_copies(model: UNet2DConditionModel, copies: int) -> dict[str, float]:
+    """How alike the channels still are that widening made of one channel.
+
+    Args:
+        model: a widened denoiser.
+        copies: how many neighbouring channels were one.
+
+    Returns:
+        For each residual block the mean correlation between such channels, over places and
+        samples, of what its first convolution gives: 1 means that they still do the same.
+    """
+    found = {}
+
+    def note(name: str, output: torch.Tensor) -> None:
+        channels = output.transpose(0, 1).flatten(1)
+        channels = channels - channels.mean(1, keepdim=True)
+        groups = torch.nn.functional.normalize(channels, dim=1).unflatten(0, (-1, copies))
+        between = (groups @ groups.mT).sum((1, 2)).mean() - copies
+        found[name] = float(between) / (copies * (copies - 1))
+
+    hooks = [
+        module.conv1.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+        for name, module in model.named_modules()
+        if hasattr(module, "conv1")
+    ]
+    captions = [scene.caption for scene in held_out()[::4]]
+    chance = torch.Generator().manual_seed(0)
+    noise = torch.randn(len(captions), 4, 8, 8, generator=chance).to(model.device)
+    model(noise, torch.tensor(700), embed(captions).to(model.device))
+    for hook in hooks:
+        hook.remove()
+    return found

@@ -25,7 +25,7 @@ from training.data import pool
 from training.denoiser import WIDTH, Trainer
 from training.export import read_autoencoder, read_unet, write_autoencoder, write_unet
 from training.latents import latents
-from training.measure import measure_checker, measure_model
+from training.measure import correlation_of_copies, measure_checker, measure_model
 
 NARROW = 64
 SHIPPED = Path(__file__).resolve().parent / "demo_model"
@@ -72,6 +72,10 @@ def _measure(args: argparse.Namespace) -> None:
     line("checker, drawn scenes through the autoencoder", decoded, count)
     print(f"autoencoder: {psnr:.1f} dB")
     model = read_unet(args.model).to(args.device)
+    alike = correlation_of_copies(model, WIDTH // NARROW)
+    print(
+        f"copies of a channel correlate by {min(alike.values()):.2f} to {max(alike.values()):.2f}"
+    )
     settings = {"seed": args.seed, "guidance": args.guidance, "steps": args.sampler_steps}
     shares, pictures = measure_model(model, autoencoder, held_out(), args.each, **settings)
     line("model, held-out captions", shares, len(pictures))
@@ -117,7 +121,7 @@ def main() -> None:
 
     command = commands.add_parser("measure", help="the checker's and the model's accuracy")
     command.add_argument("--model", type=Path, default=SHIPPED)
-    command.add_argument("--each", type=int, default=8, help="pictures per held-out caption")
+    command.add_argument("--each", type=int, default=2, help="pictures per held-out caption")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--guidance", type=float, default=3.0)
     command.add_argument("--sampler-steps", type=int, default=20)
