@@ -21,7 +21,6 @@ class ComfyUISampler:
         boot(comfyui)
         import comfy.latent_formats
         import folder_paths
-
         import nodes
 
         self.name = f"ComfyUI {comfyui_version(comfyui)}"

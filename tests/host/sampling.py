@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import comfy.sd
+import nodes
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-import nodes
 from host.families import FAMILIES
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
+from nodes import NODE_CLASS_MAPPINGS
 from safetensors.torch import save_file
 
 from comfy_vq.errors import VQError
@@ -17,7 +18,6 @@ from comfy_vq.hosts.comfy.source import ModelSource
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.loras import low_rank_lora
 from host.sampling import load_dense, relative_l2, sample
-from nodes import NODE_CLASS_MAPPINGS
 
 
 @pytest.fixture(scope="module", params=["flux", "sd3", "wan"])
