@@ -155,19 +155,15 @@ class Trainer:
         weights = (1 + variances).clamp(max=_LARGEST_WEIGHT) * (variances / _FAINT).clamp(max=1)
         chance = torch.Generator().manual_seed(self.step + 1)
         total, count, started = 0.0, 0, time.monotonic()
-
-        def uniform(high: int) -> torch.Tensor:
-            return torch.randint(high, (batch,), generator=chance).to(self.device)
-
         while self.step < steps:
-            chosen = uniform(len(latents))
+            chosen = torch.randint(len(latents), (batch,), generator=chance).to(self.device)
             caption = which[chosen]
             dropped = torch.rand(batch, generator=chance).to(self.device) < _CAPTION_DROPOUT
             caption = torch.where(dropped, len(captions) - 1, caption)
             noise = torch.randn(batch, *latents.shape[1:], generator=chance).to(self.device)
             # Strong noise more often than weak: there the caption decides, not the noisy latent.
             level = torch.rand(batch, generator=chance) ** 0.6
-            time_step = (level * len(alphas)).long().to(self.device)
+            time_step = (level * len(alphas)).long().clamp(max=len(alphas) - 1).to(self.device)
             alpha = alphas[time_step].view(-1, 1, 1, 1)
             noisy = alpha.sqrt() * latents[chosen] + (1 - alpha).sqrt() * noise
             predicted = self.model(noisy, time_step, contexts[caption]).sample
