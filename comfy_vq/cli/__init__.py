@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,17 +18,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, or 2 for bad input (one line on stderr), or 130 if interrupted.
+        The exit status: 0, or 2 for bad input (one line on stderr), 130 if interrupted, or 1
+        if nobody reads the output to its end.
     """
     args = _parser().parse_args(arguments)
     try:
         args.run(args)
+        sys.stdout.flush()
     except VQError as error:
         print(f"comfy-vq: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ncomfy-vq: interrupted; no unfinished file is left behind", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough. Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -27,6 +27,13 @@ def bits(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 1")
+    return int(text)
+
+
 def device(text: str) -> torch.device:
     """A torch device that works here."""
     try:
@@ -40,7 +47,7 @@ def device(text: str) -> torch.device:
 
 def add_destination(parser: argparse.ArgumentParser, name: str, help: str) -> None:
     """An output file, with `--force` to replace one."""
-    parser.add_argument(name, type=Path, help=help)
+    parser.add_argument(name, type=Path, metavar=name.upper(), help=help)
     parser.add_argument("--force", action="store_true", help="replace an existing file")
 
 

@@ -32,7 +32,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "--model", type=Path, help="folder of unet.safetensors and autoencoder.safetensors"
     )
     arguments.add_encoding(parser)
-    parser.add_argument("--pictures", type=int, default=24, help="prompts to sample per model")
+    parser.add_argument(
+        "--pictures", type=arguments.count, default=24, help="prompts to sample per model"
+    )
     parser.set_defaults(run=run)
 
 

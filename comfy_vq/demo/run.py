@@ -88,8 +88,14 @@ def run(
         out: created if it is not there; files of an earlier run are replaced.
         pictures: how many prompts, all held out of training, to sample from each model.
         say: where the progress of the demo is told.
+
+    Raises:
+        VQError: the folder cannot be made, or what the files' own readers and writers raise.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VQError(f"{out}: cannot be made a folder ({error.strerror}); name another") from error
     subjects = _spread(scenes.held_out(), pictures)
     probe = make_probe(sampler, _spread(scenes.held_out(), _PROBES))
     say(

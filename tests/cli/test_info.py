@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -27,3 +29,10 @@ def test_json_adds_up(run, coded):
 def test_a_dense_file_is_refused(run, dense):
     status, _, err = run("info", dense)
     assert status == 2 and "not a VQ checkpoint" in err
+
+
+def test_a_reader_who_has_enough_is_no_error(coded):
+    command = [sys.executable, "-m", "comfy_vq", "info", str(coded)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 1
