@@ -1,4 +1,4 @@
-"""The denoiser: its layout, its noise schedule, its training loop and its sampler."""
+"""The denoiser: its layout, its training loop and its sampler."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 
 from comfy_vq.demo.conditioning import embed
 from comfy_vq.demo.scenes import training
+from comfy_vq.demo.with_diffusers import noise_schedule
 from training.widen import widen
 
 WIDTH = 320
@@ -46,19 +47,6 @@ def build(width: int = WIDTH) -> UNet2DConditionModel:
         model.time_proj = Timesteps(WIDTH, flip_sin_to_cos=True, downscale_freq_shift=0)
         model.time_embedding = TimestepEmbedding(WIDTH, 4 * width)
     return model
-
-
-def schedule() -> DDIMScheduler:
-    """SD1.5's noise schedule."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -150,7 +138,7 @@ class Trainer:
         captions = [scene.caption for scene in training()] + [""]
         contexts = embed(captions).to(self.device)
         latents, which = latents.to(self.device), which.to(self.device)
-        alphas = schedule().alphas_cumprod.to(self.device)
+        alphas = noise_schedule().alphas_cumprod.to(self.device)
         variances = 1 / alphas - 1
         weights = (1 + variances).clamp(max=_LARGEST_WEIGHT) * (variances / _FAINT).clamp(max=1)
         chance = torch.Generator().manual_seed(self.step + 1)
@@ -207,7 +195,7 @@ def sample(
         float32 [len(captions), 4, 8, 8], standardised latents.
     """
     device = model.device
-    scheduler = schedule()
+    scheduler = noise_schedule()
     scheduler.set_timesteps(steps)
     count = len(captions)
     context = torch.cat((embed([""]).expand(count, -1, -1), embed(captions))).to(device)

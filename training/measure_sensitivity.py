@@ -27,10 +27,10 @@ from tqdm import tqdm
 from comfy_vq import checkpoint, codecs
 from comfy_vq.demo.conditioning import embed
 from comfy_vq.demo.scenes import Scene, draw, held_out, training
+from comfy_vq.demo.with_diffusers import noise_schedule
 from comfy_vq.evaluation import sqnr_db
 from comfy_vq.hosts.diffusers import load_unet
 from comfy_vq.quantize import quantize
-from training.denoiser import schedule
 from training.latents import latents
 
 TABLE = Path(__file__).parent.parent / "comfy_vq" / "plan" / "tables" / "demo.json"
@@ -63,7 +63,7 @@ def make_batch(scenes: Sequence[Scene], count: int, seed: int) -> Batch:
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
     timesteps = torch.tensor(_TIMESTEPS).repeat_interleave(count)
     context = embed([scene.caption for scene in chosen]).repeat(len(_TIMESTEPS), 1, 1)
-    return Batch(schedule().add_noise(clean, noise, timesteps), timesteps, context)
+    return Batch(noise_schedule().add_noise(clean, noise, timesteps), timesteps, context)
 
 
 @torch.inference_mode()

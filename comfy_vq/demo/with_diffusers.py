@@ -16,6 +16,19 @@ from .autoencoder import TinyAutoencoder
 from .sampler import GUIDANCE, LATENT, STEPS
 
 
+def noise_schedule() -> DDIMScheduler:
+    """Stable Diffusion 1.5's: the one that the demo's model was trained on."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
 class DiffusersSampler:
     """See `Sampler`."""
 
@@ -23,15 +36,7 @@ class DiffusersSampler:
         self.name = f"diffusers {diffusers.__version__}"
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._autoencoder = TinyAutoencoder(autoencoder, self._device)
-        # Stable Diffusion 1.5's noise schedule.
-        self._scheduler = DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        )
+        self._scheduler = noise_schedule()
 
     def load(self, path: Path) -> UNet2DConditionModel:
         if checkpoint.is_vq(path):

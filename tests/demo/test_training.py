@@ -8,8 +8,9 @@ pytest.importorskip("diffusers")
 
 from comfy_vq.demo.conditioning import embed
 from comfy_vq.demo.scenes import draw, training
+from comfy_vq.demo.with_diffusers import noise_schedule
 from training.autoencoder import Autoencoder
-from training.denoiser import build, learning_rate, sample, schedule
+from training.denoiser import build, learning_rate, sample
 from training.export import read_autoencoder, read_unet, write_autoencoder, write_unet
 from training.key_names import original
 from training.latents import latents
@@ -66,4 +67,4 @@ def test_sampling_is_seeded():
     captions = ["a red circle above a blue square"]
     one, again, other = (sample(model, captions, seed, steps=2) for seed in (0, 0, 1))
     assert one.shape == (1, 4, 8, 8) and torch.equal(one, again) and not torch.equal(one, other)
-    assert float(schedule().alphas_cumprod[-1]) == pytest.approx(0.00466, abs=1e-5)
+    assert float(noise_schedule().alphas_cumprod[-1]) == pytest.approx(0.00466, abs=1e-5)
