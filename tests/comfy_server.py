@@ -177,9 +177,11 @@ def error_of(record: dict[str, Any]) -> str | None:
 def install_extension(folder: Path) -> None:
     """Puts the extension where ComfyUI looks, with the files that a user gets and no others."""
     hidden = (".*", "__pycache__", "build", "*.egg-info")
+    # The registry packs what git tracks, without what .comfyignore names.
     unpublished = tuple(
         line.strip().strip("/")
-        for line in (CHECKOUT / ".comfyignore").read_text(encoding="utf-8").splitlines()
+        for file in (".comfyignore", ".gitignore")
+        for line in (CHECKOUT / file).read_text(encoding="utf-8").splitlines()
         if line.strip() and not line.startswith("#")
     )
 
