@@ -63,6 +63,11 @@ def sd15() -> Shapes:
     return unet((1, 2, 4, 4), (1, 1, 1, 0), 768, middle_depth=1, conv_projections=True)
 
 
+def demo(channels: int = 320, context: int = 768) -> Shapes:
+    """The shipped model's: one level of one block with attention, a middle without."""
+    return unet((1,), (1,), context, blocks=1, conv_projections=True, base=channels)
+
+
 def _layer(name: str, *shape: int, bias: bool = True) -> Shapes:
     found: Shapes = {f"{name}.weight": shape}
     return {**found, f"{name}.bias": shape[:1]} if bias else found

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +13,8 @@ from torch import Tensor
 from . import codecs
 from .errors import VQError
 from .model import Source, VQModel
-from .plan import TOLERANCE, Choice, Layer, Plan, make_plan
+from .plan import TOLERANCE, Layer, Plan, make_plan
+from .progress import Clock, OnProgress
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +39,6 @@ class WeightSource(Protocol):
         ...
 
     def read(self, key: str) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a quantization is.
-
-    Attributes:
-        done, total: effort spent and in all, in weights times codebooks.
-        layer: that is being coded.
-        seconds_left: by the rate so far; None during the first second.
-    """
-
-    done: float
-    total: float
-    layer: str
-    seconds_left: float | None
-
-
-OnProgress = Callable[[Progress], None]
-"""Called a few times a second and at the end; what it raises ends the quantization."""
-
-_REPORT_SECONDS = 0.1
 
 
 def plan_for(
@@ -120,7 +97,7 @@ def quantize(
     if effort not in codecs.EFFORTS:
         raise VQError(f"effort: found {effort!r}, expected one of {', '.join(codecs.EFFORTS)}")
     plan = plan or plan_for(weights, bits, exclude=exclude, family=family)
-    clock = _Clock(plan, progress)
+    clock = Clock(plan, progress)
     numel = sum(layer.numel for layer in plan.layers) + plan.other_numel
     spare = (plan.target + TOLERANCE - plan.bits) * numel
     layers, dense = {}, {}
@@ -136,6 +113,8 @@ def quantize(
             )
         if coded is None:
             dense[key] = _own_memory(tensor)
+            if choice is not None and choice.codec is None:
+                clock.advance(tensor.numel())
             continue
         if coded.codebooks is not None and coded.codebooks.name == codecs.OWN:
             spare -= 8 * coded.codebooks.nbytes
@@ -153,7 +132,7 @@ def _encode(
     effort: str,
     seed: int,
     spare_bits: float,
-    clock: _Clock,
+    clock: Clock,
 ) -> codecs.VQWeight | None:
     """The coded weight, or None where it has to stay dense after all."""
     options: dict[str, Any] = {}
@@ -181,41 +160,3 @@ def _encode(
 def _own_memory(tensor: Tensor) -> Tensor:
     """A copy on the CPU that keeps no larger storage, or a mapped file, alive."""
     return tensor.detach().to("cpu", copy=True).contiguous()
-
-
-class _Clock:
-    """Turns weights done into reports of progress and time left."""
-
-    def __init__(self, plan: Plan, report: OnProgress | None) -> None:
-        self._report = report
-        self._total = sum(layer.numel * _effort(plan.choices[layer.name]) for layer in plan.layers)
-        self._done = 0.0
-        self._rate = 0.0
-        self._layer = ""
-        self._started = time.monotonic()
-        self._reported = -math.inf
-
-    def start(self, layer: str, choice: Choice | None) -> None:
-        self._layer = layer
-        self._rate = 0.0 if choice is None else _effort(choice)
-        self.advance(0)
-
-    def advance(self, weights: float) -> None:
-        self._done += weights * self._rate
-        now = time.monotonic()
-        if self._report is None or now < self._reported + _REPORT_SECONDS:
-            return
-        self._reported = now
-        elapsed, left = now - self._started, None
-        if elapsed > 1 and self._done > 0:
-            left = elapsed * max(0.0, self._total / self._done - 1)
-        self._report(Progress(self._done, self._total, self._layer, left))
-
-    def finish(self) -> None:
-        if self._report is not None:
-            self._report(Progress(self._total, self._total, self._layer, 0.0))
-
-
-def _effort(choice: Choice) -> float:
-    """Searches per weight: one for each codebook; next to nothing for int8 and dense."""
-    return float(choice.bits) if choice.codec == "additive" else 0.0

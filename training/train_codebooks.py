@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from comfy_vq import codecs
+from comfy_vq.codecs import beam
 from comfy_vq.codecs import codebooks as cb
 
 OUT = Path(__file__).resolve().parents[1] / "comfy_vq" / "codecs" / "gaussian.safetensors"
@@ -25,8 +26,8 @@ def normalized_rows(rows: int, columns: int, seed: int, device: str) -> torch.Te
     return (x / x.square().mean(1, keepdim=True).sqrt()).view(-1, cb.GROUP).to(device)
 
 
-def sqnr_db(groups: torch.Tensor, values: torch.Tensor, beam: int) -> float:
-    errors = cb.search_slices(groups, values, beam)[1]
+def sqnr_db(groups: torch.Tensor, values: torch.Tensor, width: int) -> float:
+    errors = beam.search(groups, values, width)[1]
     return 10 * math.log10(float(groups.double().square().sum() / errors.double().sum()))
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from ..quantize import OnProgress, Progress
+from ..progress import OnProgress, Progress
 
 _FORMAT = "{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}"
 

@@ -1,10 +1,10 @@
 """Beam search for additive codes: which entry of each codebook, so that their sum is nearest."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
-
-_MEMBERS = 16
-"""Columns per bucket in ``_smallest``."""
 
 
 def search(
@@ -24,30 +24,61 @@ def search(
     Returns:
         uint8 codes ``[n, M]`` and their (weighted) squared errors, float32 ``[n]``.
     """
-    count, entries = groups.shape[0], values.shape[1]
-    residuals = groups[:, None]
-    costs = groups.new_zeros(count, 1)
+    size = slice_length(groups.device, beam)
+    # Reused by all slices: memory that is taken anew costs a CPU more than the scores themselves.
+    scores = groups.new_empty(min(size, len(groups)) * beam * values.shape[1])
+    codes, errors = [], []
+    for start in range(0, len(groups), size):
+        part = slice(start, start + size)
+        weights = None if importance is None else importance[part]
+        found, error = _search_slice(groups[part], values, beam, weights, scores)
+        codes.append(found)
+        errors.append(error)
+    return torch.cat(codes), torch.cat(errors)
+
+
+def slice_length(device: torch.device, beam: int) -> int:
+    """Groups to search at once: scores of 16 MiB on a CPU, 64 MiB elsewhere."""
+    scores = 1 << (22 if device.type == "cpu" else 24)
+    return max(1, scores // (256 * beam))
+
+
+def _search_slice(
+    groups: Tensor, values: Tensor, beam: int, importance: Tensor | None, workspace: Tensor
+) -> tuple[Tensor, Tensor]:
+    count, entries, width = groups.shape[0], values.shape[1], values.shape[2]
+    # ||r - c||^2 = ||r||^2 + ||c||^2 - 2 r.c: the first term, but for ||x||^2, which every choice
+    # has in common, is the cost so far. It rides along with its residual: r, cost, 1.
+    state = torch.nn.functional.pad(groups, (0, 2))[:, None]
+    state[..., -1] = 1.0
     codes = torch.empty((count, 1, 0), dtype=torch.uint8, device=groups.device)
-    for table in values:
-        # ||r - c||^2 = ||r||^2 + ||c||^2 - 2 r.c; ||r||^2 rides along in costs, from 0 at the start
-        if importance is None:
-            norms = table.square().sum(1)
-            scores = torch.addmm(norms, residuals.flatten(0, 1), table.T, alpha=-2)
-            scores = scores.view(count, -1, entries)
-        else:
-            norms = (importance @ table.square().T)[:, None]
-            scores = torch.matmul(residuals * importance[:, None], table.T).mul_(-2).add_(norms)
-        scores.add_(costs[..., None])
-        costs, picks = _smallest(scores.flatten(1), min(beam, scores.shape[1] * entries))
+    for visited, table in enumerate(values, 1):
+        keep = beam if visited < len(values) else 1
+        scores = _scores(state, table, importance, workspace)
+        costs, picks = _smallest(scores, min(keep, scores.shape[1]))
         parents, chosen = picks // entries, picks % entries
-        residuals = residuals.gather(1, parents[..., None].expand(-1, -1, groups.shape[1]))
-        residuals = residuals - table[chosen]
         codes = codes.gather(1, parents[..., None].expand(-1, -1, codes.shape[2]))
         codes = torch.cat((codes, chosen[..., None].to(torch.uint8)), 2)
-    best = costs.argmin(1, keepdim=True)
+        if visited < len(values):
+            state = state.gather(1, parents[..., None].expand(-1, -1, width + 2))
+            state[..., :width] -= table[chosen]
+            state[..., width] = costs
     energy = groups.square() if importance is None else groups.square() * importance
-    codes = codes.gather(1, best[..., None].expand(-1, -1, codes.shape[2]))[:, 0]
-    return codes, costs.gather(1, best)[:, 0] + energy.sum(1)
+    return codes[:, 0], costs[:, 0] + energy.sum(1)
+
+
+def _scores(state: Tensor, table: Tensor, importance: Tensor | None, workspace: Tensor) -> Tensor:
+    """Cost of every entry after every partial sum, ``[n, beams * entries]``."""
+    if importance is None:
+        norms = table.square().sum(1)
+        right = torch.cat((-2 * table.T, torch.ones_like(norms)[None], norms[None]))
+        rows = state.flatten(0, 1)
+        scores = workspace[: len(rows) * len(table)].view(len(rows), -1)
+        return torch.mm(rows, right, out=scores).view(len(state), -1)
+    norms = importance @ table.square().T
+    residuals, costs = state[..., :-2], state[..., -2]
+    scores = (residuals * importance[:, None]) @ table.T
+    return scores.mul_(-2).add_(norms[:, None]).add_(costs[..., None]).flatten(1)
 
 
 def _smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -57,16 +88,27 @@ def _smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     vectorized minimum over buckets leaves little to sort.
     """
     rows, width = scores.shape
-    buckets = width // _MEMBERS
+    # Least to sort in all, buckets and the members of some, is with as many of the one as the other.
+    size = 1 << round(math.log2(width / count) / 2)
+    if scores.device.type != "cpu" or size == 1 or width % size:
+        return _select(scores, count)
+    buckets = width // size
+    tiles = scores.view(rows, size, buckets)
+    nearest = _select(tiles.amin(1), count)[1]
+    members = tiles.gather(2, nearest[:, None].expand(-1, size, -1)).flatten(1)
+    values, positions = _select(members, count)
+    bucket = nearest.gather(1, positions % count)
+    return values, positions // count * buckets + bucket
+
+
+def _select(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Values and columns of the ``count`` smallest of each row, in any order."""
     if count == 1:
         values, indices = scores.min(1, keepdim=True)
         return values, indices
-    if scores.is_cuda or width % _MEMBERS or buckets <= 2 * count:
-        return scores.topk(count, dim=1, largest=False, sorted=False)
-    tiles = scores.view(rows, _MEMBERS, buckets)
-    minima = tiles.amin(1)
-    nearest = minima.topk(count, dim=1, largest=False, sorted=False).indices
-    members = tiles.gather(2, nearest[:, None].expand(-1, _MEMBERS, -1)).flatten(1)
-    values, positions = members.topk(count, dim=1, largest=False, sorted=False)
-    bucket = nearest.gather(1, positions % count)
-    return values, positions // count * buckets + bucket
+    if scores.device.type != "cpu":
+        values, indices = scores.topk(count, dim=1, largest=False, sorted=False)
+        return values, indices
+    # numpy's partition is vectorized, topk is not
+    indices = torch.from_numpy(np.argpartition(scores.numpy(), count - 1, axis=1)[:, :count])
+    return scores.gather(1, indices), indices

@@ -73,7 +73,7 @@ def train(
     *,
     rounds: int,
     beam_width: int,
-    on_slice: Callable[[int], None] | None = None,
+    every_round: Callable[[], None] | None = None,
 ) -> CodebookSet:
     """Alternate beam search and least-squares codebooks, on the integer grid throughout.
 
@@ -82,44 +82,23 @@ def train(
         values: initial real-valued codebooks, float32 ``[M, 256, 8]``.
         rounds: of {encode, refit, round to the grid}; the best round is kept.
         beam_width: of the searches.
-        on_slice: called with the number of groups searched since the last call; may raise.
+        every_round: called before each; may raise to interrupt.
 
     Returns:
         The set of the smallest training error, named ``OWN``.
     """
     best, least = to_grid(OWN, values), float("inf")
     for round_ in range(rounds + 1):
+        if every_round is not None:
+            every_round()
         candidate = to_grid(OWN, values)
-        codes, errors = search_slices(groups, candidate.values(), beam_width, on_slice)
+        codes, errors = beam.search(groups, candidate.values(), beam_width)
         error = float(errors.double().sum())
         if error < least:
             best, least = candidate, error
         if round_ < rounds:
             values = refit(groups, codes, values)
     return best
-
-
-def search_slices(
-    groups: Tensor,
-    values: Tensor,
-    beam_width: int,
-    on_progress: Callable[[int], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """``beam.search`` in slices of bounded memory, reporting groups done after each."""
-    codes, errors = [], []
-    for part in groups.split(slice_length(groups.device, beam_width)):
-        found, error = beam.search(part, values, beam_width)
-        codes.append(found)
-        errors.append(error)
-        if on_progress is not None:
-            on_progress(len(part))
-    return torch.cat(codes), torch.cat(errors)
-
-
-def slice_length(device: torch.device, beam_width: int) -> int:
-    """Groups to search at once: scores of 4 MiB on a CPU (its cache), 64 MiB elsewhere."""
-    scores = 1 << (20 if device.type == "cpu" else 24)
-    return max(1, scores // (ENTRIES * beam_width))
 
 
 def residual_kmeans(
@@ -135,9 +114,9 @@ def residual_kmeans(
         start = torch.randperm(len(residual), generator=generator)[:ENTRIES]
         table = residual[start.to(groups.device)]
         for _ in range(iterations):
-            codes, _errors = search_slices(residual, table[None], 1)
+            codes, _errors = beam.search(residual, table[None], 1)
             table = refit(residual, codes, table[None])[0]
-        codes, _errors = search_slices(residual, table[None], 1)
+        codes, _errors = beam.search(residual, table[None], 1)
         residual = residual - table[codes[:, 0].long()]
         tables.append(table)
     return torch.stack(tables)

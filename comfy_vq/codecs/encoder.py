@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,13 +13,15 @@ from torch import Tensor
 from .. import kernels
 from ..kernels import Rotation
 from . import beam
-from .codebooks import ENTRIES, GROUP, search_slices, slice_length, train
+from .codebooks import ENTRIES, GROUP, train
 from .registry import OnProgress
 from .scales import fit_scales, unbiased_scales
+from .threads import map_slabs, one_thread
 from .weight import CodebookSet
 
-_SLAB = 1 << 22
-"""Weights that are rotated, searched and fitted at a time."""
+_SLAB = {"cpu": 1 << 17}
+_LARGE_SLAB = 1 << 22
+"""Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere."""
 _TRAINING_GROUPS = 1 << 15
 _HELD_OUT_GROUPS = 1 << 13
 _DB_PER_BIT = 20 * math.log10(2)
@@ -86,11 +89,20 @@ class Coder:
 
     def code(self, matrix: Tensor, spec: AdditiveSpec) -> tuple[Tensor, Tensor]:
         """uint8 codes ``[rows, groups, M]`` and float32 scales ``[rows]``."""
-        slabs = matrix.split(max(1, _SLAB // matrix.shape[1]))
-        parts = [self._code_slab(slab.float(), spec) for slab in slabs]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        size = _SLAB.get(matrix.device.type, _LARGE_SLAB)
+        slabs = matrix.split(max(1, size // matrix.shape[1]))
+        codes, scales = [], []
+        for slab, (code, scale) in zip(
+            slabs, map_slabs(partial(self._slab, spec), slabs), strict=True
+        ):
+            codes.append(code)
+            scales.append(scale)
+            if self.on_progress is not None:
+                self.on_progress(slab.numel())
+        return torch.cat(codes), torch.cat(scales)
 
-    def _code_slab(self, slab: Tensor, spec: AdditiveSpec) -> tuple[Tensor, Tensor]:
+    def _slab(self, spec: AdditiveSpec, slab: Tensor) -> tuple[Tensor, Tensor]:
+        slab = slab.float()
         turned = self.turn(slab, spec)
         scales = turned.square().mean(1).sqrt()
         codes, fitted, error = self._pass(slab, turned, scales, spec)
@@ -110,30 +122,18 @@ class Coder:
         """Search at the given scales, then fit them: codes, new scales, row errors."""
         unit = turned / torch.where(scales > 0, scales, 1.0)[:, None]
         # a rotation mixes the columns of a block, so importance cannot steer the search there
-        importance = self.importance if spec.rotation is None else None
-        codes = self._search(unit.view(-1, GROUP), importance)
-        codes = codes.view(len(slab), -1, len(self.shared.codebooks))
+        importance = None
+        if self.importance is not None and spec.rotation is None:
+            importance = self.importance.expand_as(unit).reshape(-1, GROUP)
+        values, width = self.shared.values(), self.effort.beam
+        codes = beam.search(unit.view(-1, GROUP), values, width, importance)[0]
+        codes = codes.view(len(slab), -1, len(values))
         decoded = self.decode_unit(codes, spec)
         fitted = fit_scales(slab, decoded, self.importance).half().float()
         error = (slab - decoded * fitted[:, None]).square()
         if self.importance is not None:
             error = error * self.importance
         return codes, fitted, error.sum(1)
-
-    def _search(self, groups: Tensor, importance: Tensor | None) -> Tensor:
-        values = self.shared.values()
-        columns = None if importance is None else importance.view(-1, GROUP)
-        found, start = [], 0
-        for part in groups.split(slice_length(groups.device, self.effort.beam)):
-            weights = None
-            if columns is not None:
-                at = torch.arange(start, start + len(part), device=groups.device) % len(columns)
-                weights = columns[at]
-            found.append(beam.search(part, values, self.effort.beam, weights)[0])
-            start += len(part)
-            if self.on_progress is not None:
-                self.on_progress(part.numel() / self.effort.passes)
-        return torch.cat(found)
 
     def turn(self, matrix: Tensor, spec: AdditiveSpec) -> Tensor:
         if spec.rotation is None:
@@ -186,11 +186,12 @@ def with_own_set(
     elif len(training) < _HELD_OUT_GROUPS:
         return coder
     report = coder.on_progress
-    on_slice = None if report is None else lambda _groups: report(0)
-    own = train(training, coder.shared.values(), rounds=4, beam_width=8, on_slice=on_slice)
-    before, after = (
-        float(search_slices(held_out, s.values(), coder.effort.beam, on_slice)[1].sum())
-        for s in (coder.shared, own)
-    )
+    with one_thread():
+        values, every_round = coder.shared.values(), None if report is None else lambda: report(0)
+        own = train(training, values, rounds=4, beam_width=8, every_round=every_round)
+        before, after = (
+            float(beam.search(held_out, s.values(), coder.effort.beam)[1].sum())
+            for s in (coder.shared, own)
+        )
     gain_db = 10 * math.log10(before / after) if after > 0 else math.inf
     return replace(coder, shared=own) if required or gain_db > cost_db else coder

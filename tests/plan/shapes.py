@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from benchmarks import unet_shapes
 from comfy_vq.plan import Layer
 
 HALF = 16
@@ -13,98 +14,22 @@ def _layer(name: str, *shape: int) -> Layer:
     return Layer(name, shape, HALF)
 
 
-def _residual(at: str, inputs: int, outputs: int, time: int) -> list[Layer]:
-    found = [
-        _layer(f"{at}.in_layers.2", outputs, inputs, 3, 3),
-        _layer(f"{at}.emb_layers.1", outputs, time),
-        _layer(f"{at}.out_layers.3", outputs, outputs, 3, 3),
-    ]
-    if inputs != outputs:
-        found.append(_layer(f"{at}.skip_connection", outputs, inputs, 1, 1))
-    return found
-
-
-def _transformer(at: str, width: int, depth: int, context: int, conv: bool) -> list[Layer]:
-    taps = (1, 1) if conv else ()
-    found = [_layer(f"{at}.proj_in", width, width, *taps)]
-    for i in range(depth):
-        block = f"{at}.transformer_blocks.{i}"
-        for name, inputs in (("attn1", width), ("attn2", context)):
-            found += [
-                _layer(f"{block}.{name}.to_q", width, width),
-                _layer(f"{block}.{name}.to_k", width, inputs),
-                _layer(f"{block}.{name}.to_v", width, inputs),
-                _layer(f"{block}.{name}.to_out.0", width, width),
-            ]
-        found += [
-            _layer(f"{block}.ff.net.0.proj", 8 * width, width),
-            _layer(f"{block}.ff.net.2", width, 4 * width),
-        ]
-    return [*found, _layer(f"{at}.proj_out", width, width, *taps)]
-
-
-def unet(
-    mult: tuple[int, ...],
-    depths: tuple[int, ...],
-    context: int,
-    *,
-    blocks: int = 2,
-    middle_depth: int = 0,
-    adm: int = 0,
-    conv_projections: bool = False,
-    base: int = 320,
-) -> list[Layer]:
-    """A Stable Diffusion UNet; ``depths`` has the transformer depth of each level."""
-    time = 4 * base
-    found = [_layer("time_embed.0", time, base), _layer("time_embed.2", time, time)]
-    if adm:
-        found += [_layer("label_emb.0.0", time, adm), _layer("label_emb.0.2", time, time)]
-    found.append(_layer("input_blocks.0.0", base, 4, 3, 3))
-    skips, width, index = [base], base, 1
-    for level, (factor, depth) in enumerate(zip(mult, depths, strict=True)):
-        for _ in range(blocks):
-            found += _residual(f"input_blocks.{index}.0", width, factor * base, time)
-            width = factor * base
-            if depth:
-                at = f"input_blocks.{index}.1"
-                found += _transformer(at, width, depth, context, conv_projections)
-            skips.append(width)
-            index += 1
-        if level < len(mult) - 1:
-            found.append(_layer(f"input_blocks.{index}.0.op", width, width, 3, 3))
-            skips.append(width)
-            index += 1
-    found += _residual("middle_block.0", width, width, time)
-    if middle_depth:
-        at = "middle_block.1"
-        found += _transformer(at, width, middle_depth, context, conv_projections)
-        found += _residual("middle_block.2", width, width, time)
-    index = 0
-    for level, (factor, depth) in reversed(list(enumerate(zip(mult, depths, strict=True)))):
-        for block in range(blocks + 1):
-            found += _residual(f"output_blocks.{index}.0", width + skips.pop(), factor * base, time)
-            width, part = factor * base, 1
-            if depth:
-                at = f"output_blocks.{index}.1"
-                found += _transformer(at, width, depth, context, conv_projections)
-                part = 2
-            if level and block == blocks:
-                found.append(_layer(f"output_blocks.{index}.{part}.conv", width, width, 3, 3))
-            index += 1
-    return [*found, _layer("out.2", 4, base, 3, 3)]
-
-
 def sdxl() -> list[Layer]:
-    return unet((1, 2, 4), (0, 2, 10), 2048, middle_depth=10, adm=2816)
+    return weights(unet_shapes.sdxl())
 
 
 def sd15() -> list[Layer]:
-    return unet((1, 2, 4, 4), (1, 1, 1, 0), 768, middle_depth=1, conv_projections=True)
+    return weights(unet_shapes.sd15())
 
 
 def demo() -> list[Layer]:
     """The shipped model: one level, one block, attention, middle without."""
-    return unet((1,), (1,), 768, blocks=1, conv_projections=True)
+    return weights(unet_shapes.demo())
+
+
+def weights(found: unet_shapes.Shapes) -> list[Layer]:
+    """The weights among the tensors of a model that may be coded."""
+    return [_layer(k.removesuffix(".weight"), *s) for k, s in found.items() if len(s) in (2, 4)]
 
 
 def flux(hidden: int = 3072, double: int = 19, single: int = 38) -> list[Layer]:

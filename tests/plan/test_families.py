@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.unet_shapes import unet
 from comfy_vq.errors import VQError
 from comfy_vq.plan import FAMILIES, Layer, detect_family
 from comfy_vq.plan.families import unet_name
@@ -37,13 +38,15 @@ def test_diffusion_transformers(model: str) -> None:
     [
         (shapes.sdxl(), "sdxl"),
         (shapes.sd15(), "sd15"),
-        (shapes.unet((1, 2, 4, 4), (1, 1, 1, 0), 1024, middle_depth=1), "sd15"),
+        (shapes.weights(unet((1, 2, 4, 4), (1, 1, 1, 0), 1024, middle_depth=1)), "sd15"),
         (
-            shapes.unet((1, 2, 4, 4), (0, 4, 4, 0), 1280, middle_depth=4, adm=2560, base=384),
+            shapes.weights(
+                unet((1, 2, 4, 4), (0, 4, 4, 0), 1280, middle_depth=4, adm=2560, base=384)
+            ),
             "sdxl-refiner",
         ),
         (shapes.demo(), "demo"),
-        (shapes.unet((1, 2), (1, 1), 768), "unet"),
+        (shapes.weights(unet((1, 2), (1, 1), 768)), "unet"),
         (shapes.flux(), "dit"),
         ([Layer("encoder.0", (64, 64), 16)], "generic"),
     ],
