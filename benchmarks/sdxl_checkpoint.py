@@ -27,7 +27,9 @@ def main() -> None:
     args = parser.parse_args()
     shapes = sdxl()
     tensors = {
-        PREFIX + key: Stored(torch.float16, shape, lambda k=key, s=shape: _random(k, s, args.seed))
+        PREFIX + key: Stored(
+            torch.float16, shape, lambda k=key, s=shape: random_tensor(k, s, args.seed)
+        )
         for key, shape in shapes.items()
     }
     write_dense(args.out, tensors)
@@ -35,7 +37,8 @@ def main() -> None:
     print(f"{args.out}: {numel / 1e6:.1f} M parameters, {args.out.stat().st_size / 1e9:.3f} GB")
 
 
-def _random(key: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+def random_tensor(key: str, shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
+    """A weight, float16, that depends on its name and the seed alone."""
     if len(shape) == 1:
         return torch.full(shape, float(key.endswith(".weight")), dtype=torch.float16)
     generator = torch.Generator().manual_seed(seed + zlib.crc32(key.encode()))
