@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,12 +50,12 @@ class Clock:
 
     def __init__(self, plan: Plan, report: OnProgress | None) -> None:
         self._report = report
-        self._left: Counter[Choice] = Counter()
+        self._left: dict[Choice, float] = defaultdict(float)
         for layer in plan.layers:
             self._left[plan.choices[layer.name]] += layer.numel
         self._total = self._work_left()
-        self._seconds: Counter[Choice] = Counter()
-        self._weights: Counter[Choice] = Counter()
+        self._seconds: dict[Choice, float] = defaultdict(float)
+        self._weights: dict[Choice, float] = defaultdict(float)
         self._choice = Choice(None, 0)
         self._layer = ""
         self._started = self._now = time.monotonic()

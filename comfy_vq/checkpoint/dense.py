@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import VQError
 from ..model import Source
 from .fields import FIELDS
 from .header import Entry, FileHeader, read_header
+from .refusal import COPY_AGAIN, refuse
+from .values import check_finite
 
 _FULL_CHECKPOINT = "model.diffusion_model."
 _OTHER_PREFIXES = ("model.model.", "net.")
@@ -57,9 +58,12 @@ def open_dense(path: str | os.PathLike[str]) -> DenseCheckpoint:
     """
     file = read_header(path)
     if FIELDS[0].key in file.metadata:
-        raise VQError(
-            f"{path}: found a VQ checkpoint, expected a dense one; quantizing twice would add the "
-            "errors up: take its source, or decode it first"
+        refuse(
+            path,
+            "file",
+            "a VQ checkpoint",
+            "a dense one",
+            "quantizing twice would add the errors up: take its source, or decode it first",
         )
     prefix = _prefix(file.entries)
     entries, root = {}, {}
@@ -102,11 +106,12 @@ class DenseCheckpoint:
         """Whether the tensor looks like the weight of a linear layer or a 2-d convolution."""
         entry = self._entries[key]
         floating = entry.dtype.is_floating_point
-        return key.endswith(".weight") and len(entry.shape) in (2, 4) and floating
+        matrix = len(entry.shape) in (2, 4) and entry.numel > 0
+        return key.endswith(".weight") and matrix and floating
 
     def read(self, key: str) -> Tensor:
-        """One tensor, on the CPU. Raises VQError if the file cannot be read."""
-        return self._read(self._entries[key])
+        """One tensor, on the CPU. Raises VQError if it cannot be read or holds NaN or Inf."""
+        return self._read(self._prefix + key, self._entries[key])
 
     @property
     def source(self) -> Source:
@@ -121,18 +126,22 @@ class DenseCheckpoint:
             sha256=_sha256(path),
             prefix=self._prefix,
             metadata=dict(self._file.metadata),
-            root={key: self._read(entry) for key, entry in self._root.items()},
+            root={key: self._read(key, entry) for key, entry in self._root.items()},
         )
 
-    def _read(self, entry: Entry) -> Tensor:
+    def _read(self, name: str, entry: Entry) -> Tensor:
+        path = self._file.path
         # Read, not mapped: pages of a map would stay in this process's memory, file by file.
         data = torch.empty(entry.nbytes, dtype=torch.uint8)
-        with _opened(self._file.path) as file:
+        with _opened(path) as file:
             file.seek(self._file.data_start + entry.begin)
             count = file.readinto(memoryview(data.numpy()))
         if count != entry.nbytes:
-            raise VQError(f"{self._file.path}: was cut short while it was read; run this again")
-        return data.view(entry.dtype).reshape(entry.shape)
+            found = f"{count} bytes: the file was cut short while it was read"
+            refuse(path, f"tensor {name}", found, f"{entry.nbytes}", COPY_AGAIN)
+        tensor = data.view(entry.dtype).reshape(entry.shape)
+        check_finite(path, f"tensor {name}", tensor, f"{COPY_AGAIN}, or repair the model")
+        return tensor
 
 
 def _prefix(entries: Mapping[str, Entry]) -> str:
@@ -161,20 +170,24 @@ def _refuse_quantized(file: FileHeader, entries: Mapping[str, Entry]) -> None:
         if key.endswith(".weight") and len(entry.shape) > 1 and not entry.dtype.is_floating_point:
             found = found or key
     if found is not None:
-        raise VQError(
-            f"{file.path}: {found}: found a model that is quantized already (scaled fp8 or another "
-            "native format), expected plain float weights; load it in ComfyUI and use VQ Quantize "
-            "Model, or take the original"
+        refuse(
+            file.path,
+            found,
+            "a model that is quantized already (scaled fp8 or another native format)",
+            "plain float weights",
+            "load it in ComfyUI and use VQ Quantize Model, or take the original",
         )
 
 
 def _refuse_fused(file: FileHeader, entries: Mapping[str, Entry]) -> None:
     for keys in _FUSED_BY_HOST:
         if all(key in entries for key in keys):
-            raise VQError(
-                f"{file.path}: {keys[0]}: found a transformer in the layout of diffusers, of which "
-                "ComfyUI joins weights while loading; load it in ComfyUI and use VQ Quantize Model, "
-                "or take the file in the original layout"
+            refuse(
+                file.path,
+                keys[0],
+                "a transformer in the layout of diffusers, of which ComfyUI joins weights",
+                "the original layout",
+                "load it in ComfyUI and use VQ Quantize Model, or take the original file",
             )
 
 
@@ -184,7 +197,8 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        raise VQError(f"{path}: cannot be read ({error.strerror}); is it still there?") from error
+        expected = "the file that was opened before"
+        refuse(path, "cannot be read", str(error.strerror), expected, "is it still there?")
 
 
 def _sha256(path: Path) -> str:

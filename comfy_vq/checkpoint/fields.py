@@ -6,15 +6,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from .. import __version__, codecs
 from ..errors import VQError
 from ..model import Source
-from .header import DTYPES, NAMES, parse_json, parse_object
+from .header import DTYPES, NAMES
+from .refusal import QUANTIZE_AGAIN, plain, refuse
 from .serialize import compact_json
+from .strict_json import parse_json, parse_object
 
 VERSION = (1, 0)
 """Major and minor version of the format that is written."""
@@ -86,47 +88,40 @@ def from_metadata(path: Path, metadata: Mapping[str, str]) -> Description:
         VQError: a field is missing or wrong, or the file needs a newer comfy-vq.
     """
     if FIELDS[0].key not in metadata:
-        raise VQError(
-            f"{path}: not a VQ checkpoint (its header has no field {FIELDS[0].key}); load it with "
-            "UNETLoader or CheckpointLoaderSimple, or quantize it first"
+        refuse(
+            path,
+            "not a VQ checkpoint",
+            f"a header without the field {FIELDS[0].key}",
+            "a file that VQ Quantize Model and Save VQ Checkpoint, or comfy-vq quantize, made",
+            "load it with UNETLoader or CheckpointLoaderSimple, or quantize it first",
         )
     values = {}
     for f in FIELDS:
         if f.key not in metadata:
-            fail(path, f.key, "nothing", "this field, which every VQ checkpoint has")
+            refuse(path, f.key, "nothing", "this field, which every VQ checkpoint has")
         values[f.attribute] = f.from_text(path, f.key, metadata[f.key])
     return Description(**values)
-
-
-def fail(path: Path, where: str, found: str, expected: str) -> NoReturn:
-    """Raise VQError: a file that this version could read, but which is damaged or made wrongly."""
-    raise VQError(
-        f"{path}: {where}: found {found[:200]}, expected {expected}; copy or download the file "
-        "again, or quantize again"
-    )
 
 
 def _version(path: Path, key: str, text: str) -> tuple[int, int]:
     numbers = text.split(".")
     if len(numbers) != 2 or not all(n.isascii() and n.isdigit() and len(n) < 6 for n in numbers):
-        fail(path, key, repr(text), "major.minor, such as 1.0")
+        refuse(path, key, repr(text), "major.minor, such as 1.0")
     major, minor = int(numbers[0]), int(numbers[1])
     if major != VERSION[0]:
         what = "update comfy-vq" if major > VERSION[0] else "quantize again"
-        raise VQError(f"{path}: {key}: found {text}, expected {VERSION[0]}.x; {what}")
+        refuse(path, key, text, f"{VERSION[0]}.x", what)
     return major, minor
 
 
 def _requires(path: Path, key: str, text: str) -> tuple[str, ...]:
     features = parse_json(path, key, text)
     if not isinstance(features, list) or not all(isinstance(f, str) for f in features):
-        fail(path, key, text, "a JSON list of strings")
+        refuse(path, key, text, "a JSON list of strings")
     unknown = sorted(set(features) - FEATURES)
     if unknown:
-        raise VQError(
-            f"{path}: {key}: found {', '.join(unknown)[:200]}, which this version ({__version__}) "
-            "does not know; update comfy-vq"
-        )
+        known = ", ".join(sorted(FEATURES)) or "none"
+        refuse(path, key, ", ".join(unknown), f"features known here: {known}", "update comfy-vq")
     return tuple(features)
 
 
@@ -147,21 +142,24 @@ def _codecs(path: Path, key: str, text: str) -> dict[str, Any]:
 
 def _spec(path: Path, where: str, record: Any) -> Any:
     if not isinstance(record, dict) or not isinstance(record.get("name"), str):
-        fail(path, where, str(record), "an object with a codec's name and version")
+        refuse(path, where, str(record), "an object with a codec's name and version")
     fields = dict(record)
     name, version = fields.pop("name"), fields.pop("version", None)
     if type(version) is not int or version < 1:
-        fail(path, f"{where}, field version", repr(version), "a number from 1")
+        refuse(path, f"{where}, field version", repr(version), "a number from 1")
+    if name not in codecs.names():
+        known = ", ".join(codecs.names())
+        refuse(path, where, f"unknown codec {name!r}", f"one of {known}", "update comfy-vq")
+    codec = codecs.get(name)
+    if version > codec.version:
+        found, expected = f"{version} of codec {name}", f"at most {codec.version}"
+        refuse(path, f"{where}, field version", found, expected, "update comfy-vq")
     try:
-        codec = codecs.get(name)
-        if version > codec.version:
-            raise VQError(
-                f"field version: found {version} of codec {name}, expected at most "
-                f"{codec.version}; update comfy-vq"
-            )
         return codec.from_record(fields)
     except VQError as error:
-        raise VQError(f"{path}: {where}: {error}") from error
+        problem = plain(str(error))
+        advice = "" if ";" in problem else f"; {QUANTIZE_AGAIN}"
+        raise VQError(f"{path}: {plain(where)}: {problem}{advice}") from error
 
 
 def _layers_text(layers: Mapping[str, LayerRecord]) -> str:
@@ -180,17 +178,17 @@ def _layers(path: Path, key: str, text: str) -> dict[str, LayerRecord]:
 
 def _layer(path: Path, where: str, record: Any) -> LayerRecord:
     if not isinstance(record, list) or len(record) != 4:
-        fail(path, where, str(record), "[codec id, shape, dtype, codebook set or null]")
+        refuse(path, where, str(record), "[codec id, shape, dtype, codebook set or null]")
     codec, shape, dtype, codebooks = record
     if not isinstance(codec, str):
-        fail(path, f"{where}, codec id", repr(codec), "a string")
+        refuse(path, f"{where}, codec id", repr(codec), "a string")
     if not isinstance(shape, list) or not all(type(n) is int and 0 < n < 2**32 for n in shape):
-        fail(path, f"{where}, shape", repr(shape), "a list of sizes from 1 to 2**32 - 1")
+        refuse(path, f"{where}, shape", repr(shape), "a list of sizes from 1 to 2**32 - 1")
     if not isinstance(dtype, str) or dtype not in DTYPES or not DTYPES[dtype].is_floating_point:
         floats = [n for n, d in DTYPES.items() if d.is_floating_point]
-        fail(path, f"{where}, dtype", repr(dtype), f"one of {', '.join(floats)}")
+        refuse(path, f"{where}, dtype", repr(dtype), f"one of {', '.join(floats)}")
     if codebooks is not None and not isinstance(codebooks, str):
-        fail(path, f"{where}, codebook set", repr(codebooks), "a name or null")
+        refuse(path, f"{where}, codebook set", repr(codebooks), "a name or null")
     return LayerRecord(codec, tuple(shape), DTYPES[dtype], codebooks)
 
 
@@ -210,11 +208,11 @@ def _source(path: Path, key: str, text: str) -> Source:
     sha256, metadata = record.get("sha256"), record.get("metadata")
     for name in ("name", "prefix"):
         if not isinstance(record.get(name), str):
-            fail(path, f"{key}, field {name}", repr(record.get(name)), "a string")
+            refuse(path, f"{key}, field {name}", repr(record.get(name)), "a string")
     if sha256 is not None and not isinstance(sha256, str):
-        fail(path, f"{key}, field sha256", repr(sha256), "a string or null")
+        refuse(path, f"{key}, field sha256", repr(sha256), "a string or null")
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        fail(path, f"{key}, field metadata", str(metadata), "an object of strings")
+        refuse(path, f"{key}, field metadata", str(metadata), "an object of strings")
     return Source(record["name"], sha256, record["prefix"], metadata, {})
 
 

@@ -7,9 +7,9 @@ the rest  tensor data; offsets count from here and leave neither gaps nor overla
 
 from __future__ import annotations
 
-import json
 import math
 import os
+import stat
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,28 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..errors import VQError
+from .refusal import COPY_AGAIN, refuse
+from .strict_json import parse_object
 
 MAX_INDEX = 100_000_000
 """Bytes of the longest index that the safetensors library reads."""
+METADATA = "__metadata__"
+"""What stands among the names of tensors for the metadata."""
 _MAX_RANK = 8
 _MAX_SIZE = 2**48
+
+_DENSE_FIRST = (
+    "convert it to .safetensors first, for instance by loading it in ComfyUI and saving it with "
+    "ModelSave"
+)
+_OTHER_KINDS = {
+    b"PK\x03\x04": ("a zipped pickle", _DENSE_FIRST),
+    b"\x80": ("a pickle", _DENSE_FIRST),
+    b"GGUF": ("a GGUF file", _DENSE_FIRST),
+    b"<": ("a web page", "download the file itself, not the page that describes it"),
+    b"version ": ("a Git LFS pointer", "download the file that it points to: git lfs pull"),
+}
+"""How files begin that are often taken for safetensors ones, and what to do about each."""
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -92,7 +108,7 @@ def read_header(path: str | os.PathLike[str], limit: int = MAX_INDEX) -> FileHea
     path = Path(path)
     index, size = _index_bytes(path, limit)
     members = parse_object(path, "header", index)
-    metadata = _metadata(path, members.pop("__metadata__", {}))
+    metadata = _metadata(path, members.pop(METADATA, {}))
     entries = {name: _entry(path, name, value) for name, value in members.items()}
     data_start = 8 + len(index)
     _check_ranges(path, entries, size - data_start)
@@ -102,6 +118,8 @@ def read_header(path: str | os.PathLike[str], limit: int = MAX_INDEX) -> FileHea
 def _index_bytes(path: Path, limit: int) -> tuple[bytes, int]:
     """The index and the size of the file."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+            refuse(path, "file", "a folder, a pipe or a device", "a file", "check the path")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(8)
@@ -121,60 +139,18 @@ def _index_bytes(path: Path, limit: int) -> tuple[bytes, int]:
                 )
             return file.read(length), size
     except OSError as error:
-        raise VQError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        refuse(path, "cannot be read", str(error.strerror), "a readable file", "check the path")
 
 
 def _refuse_other_kinds(path: Path, start: bytes) -> None:
-    kinds = {b"PK\x03\x04": "a zipped pickle", b"\x80": "a pickle", b"GGUF": "a GGUF file"}
-    for magic, kind in kinds.items():
+    for magic, (kind, advice) in _OTHER_KINDS.items():
         if start.startswith(magic):
-            raise VQError(
-                f"{path}: found {kind}, expected a safetensors file; convert it to .safetensors "
-                "first, for instance by loading it in ComfyUI and saving it with ModelSave"
-            )
-
-
-def parse_object(path: Path, what: str, text: bytes | str) -> dict[str, Any]:
-    """A JSON object. Raises VQError for anything else, naming the file and ``what``."""
-    value = parse_json(path, what, text)
-    if not isinstance(value, dict):
-        _fail(path, what, f"a JSON {type(value).__name__}", "a JSON object")
-    return value
-
-
-def parse_json(path: Path, what: str, text: bytes | str) -> Any:
-    """JSON of which no object has a key twice. Raises VQError, naming the file and ``what``."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members = dict(pairs)
-        if len(members) < len(pairs):
-            _fail(path, what, f"the key {_short(_first_double(pairs))} twice", "every key once")
-        return members
-
-    try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=_no_constant)
-    except VQError:
-        raise
-    except (ValueError, RecursionError) as error:
-        _fail(path, what, f"text that is not JSON ({str(error)[:80]})", "JSON")
-
-
-def _first_double(pairs: list[tuple[str, Any]]) -> str:
-    seen: set[str] = set()
-    for name, _ in pairs:
-        if name in seen:
-            return name
-        seen.add(name)
-    raise ValueError("every name is unique")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
+            refuse(path, "file", kind, "a safetensors file", advice)
 
 
 def _metadata(path: Path, value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        _fail(path, "__metadata__", "other values", "an object of strings")
+        _fail(path, METADATA, "other values", "an object of strings")
     return value
 
 
@@ -184,13 +160,18 @@ def _entry(path: Path, name: str, value: Any) -> Entry:
         _fail(path, where, _short(value), "an object of dtype, shape and data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise VQError(
-            f"{path}: {where}, field dtype: found {_short(dtype)}, expected one of "
-            f"{', '.join(DTYPES)}; a natively quantized model can be loaded in ComfyUI and coded "
-            "there with VQ Quantize Model"
+        refuse(
+            path,
+            f"{where}, field dtype",
+            _short(dtype),
+            f"one of {', '.join(DTYPES)}",
+            "a natively quantized model can be loaded in ComfyUI and coded there with VQ Quantize "
+            "Model",
         )
     if not _is_sizes(shape, _MAX_SIZE) or len(shape) > _MAX_RANK:
         _fail(path, f"{where}, field shape", _short(shape), f"up to {_MAX_RANK} sizes below 2**48")
+    if math.prod(n for n in shape if n) >= 2**63:  # strides of empty tensors overflow, too
+        _fail(path, f"{where}, field shape", _short(shape), "sizes whose product is below 2**63")
     if not _is_sizes(offsets, 2**63) or len(offsets) != 2 or offsets[0] > offsets[1]:
         _fail(path, f"{where}, field data_offsets", _short(offsets), "[begin, end]")
     entry = Entry(DTYPES[dtype], tuple(shape), *offsets)
@@ -229,6 +210,4 @@ def _short(value: Any) -> str:
 
 
 def _fail(path: Path, where: str, found: str, expected: str) -> NoReturn:
-    raise VQError(
-        f"{path}: {where}: found {found}, expected {expected}; copy or download the file again"
-    )
+    refuse(path, where, found, expected, COPY_AGAIN)

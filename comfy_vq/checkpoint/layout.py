@@ -9,8 +9,9 @@ import torch
 
 from .. import codecs
 from ..errors import VQError
-from .fields import Description, fail
+from .fields import Description
 from .header import NAMES, Entry, FileHeader
+from .refusal import plain, refuse
 
 PREFIX = "vq."
 """What every tensor name begins with, so that no other loader takes the file for a dense model."""
@@ -75,10 +76,10 @@ def check_layout(file: FileHeader, description: Description) -> Layout:
     def take(where: str, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Entry:
         entry = file.entries.get(name)
         if entry is None:
-            fail(file.path, where, f"no tensor {name}", f"{NAMES[dtype]} {list(shape)}")
+            refuse(file.path, where, f"no tensor {name}", f"{NAMES[dtype]} {list(shape)}")
         if (entry.dtype, entry.shape) != (dtype, shape):
             found = f"{NAMES[entry.dtype]} {list(entry.shape)} in tensor {name}"
-            fail(file.path, where, found, f"{NAMES[dtype]} {list(shape)}")
+            refuse(file.path, where, found, f"{NAMES[dtype]} {list(shape)}")
         taken.add(name)
         return entry
 
@@ -99,11 +100,15 @@ def check_layout(file: FileHeader, description: Description) -> Layout:
         key = name.removeprefix(PREFIX)
         if key == name or key.startswith(_CODEBOOKS):
             what = "no field mentions" if key != name else f"has no prefix {PREFIX}"
-            fail(file.path, "tensors", f"{name}, which {what}", "tensors that the fields announce")
+            refuse(
+                file.path, "tensors", f"{name}, which {what}", "tensors that the fields announce"
+            )
         (root if key.startswith(_ROOT) else dense)[key.removeprefix(_ROOT)] = file.entries[name]
     doubles = sorted(f"{layer}.weight" for layer in pieces if f"{layer}.weight" in dense)
     if doubles:
-        fail(file.path, f"tensor {doubles[0]}", "it both coded and dense", "one of the two")
+        refuse(
+            file.path, f"tensor {doubles[0]}", "the layer both coded and dense", "one of the two"
+        )
     return Layout(pieces, dict(sorted(books.items())), dict(sorted(dense.items())), root)
 
 
@@ -114,7 +119,7 @@ def _pieces(
     spec = description.codecs.get(record.codec)
     if spec is None:
         known = ", ".join(description.codecs) or "none"
-        fail(
+        refuse(
             file.path,
             f"layer {layer}, codec id",
             repr(record.codec),
@@ -122,7 +127,7 @@ def _pieces(
         )
     codec = codecs.get(spec.codec)
     if not codec.supports(record.shape):
-        fail(
+        refuse(
             file.path,
             f"layer {layer}, shape",
             str(list(record.shape)),
@@ -131,7 +136,7 @@ def _pieces(
     try:
         declared = codec.pieces(spec, record.shape)
     except VQError as error:
-        raise VQError(f"{file.path}: layer {layer}: {error}") from error
+        raise VQError(f"{file.path}: {plain(f'layer {layer}')}: {plain(str(error))}") from error
     for name, piece in declared.items():
         yield name, piece.dtype, piece.shape
 
@@ -145,13 +150,13 @@ def _sets(file: FileHeader, description: Description) -> dict[str, tuple[str, tu
         where, name = f"layer {layer}, codebook set", record.codebooks
         if (name is None) != (shape is None):
             needed = "null" if shape is None else "the name of a set"
-            fail(file.path, where, repr(name), f"{needed}, as codec {spec.codec} asks for")
+            refuse(file.path, where, repr(name), f"{needed}, as codec {spec.codec} asks for")
         if name is None or shape is None:
             continue
         if not name or name.endswith(_GRID):
-            fail(file.path, where, repr(name), f"a name that does not end in {_GRID}")
+            refuse(file.path, where, repr(name), f"a name that does not end in {_GRID}")
         other, known = sets.setdefault(name, (layer, tuple(shape)))
         if known != tuple(shape):
             found = f"{name!r} of shape {list(known)}, as layer {other} has it"
-            fail(file.path, where, found, f"a set of shape {list(shape)}")
+            refuse(file.path, where, found, f"a set of shape {list(shape)}")
     return sets

@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..codecs import CodebookSet, VQWeight
-from ..errors import VQError
 from ..model import Source, VQModel
 from .fields import FIELDS, Description, LayerRecord, from_metadata
 from .header import Entry, FileHeader, read_header
@@ -26,7 +25,8 @@ from .layout import (
     piece_name,
     root_name,
 )
-from .values import check_pieces, check_set
+from .refusal import refuse
+from .values import check_finite, check_pieces, check_set
 
 MAX_HEADER = 8 << 20
 """Bytes of header that a reader accepts; a writer aims at 1 MiB."""
@@ -105,6 +105,8 @@ class Header:
 def is_vq(path: str | os.PathLike[str]) -> bool:
     """Whether a file calls itself a VQ checkpoint, of whatever version; reads only its header."""
     marker = f'"{FIELDS[0].key}"'.encode()
+    if not os.path.isfile(path):  # opening a pipe would wait for its other end
+        return False
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -138,16 +140,15 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> VQ
     On a CPU the tensors are maps of the file, read when they are first used.
 
     Raises:
-        VQError: see ``inspect``; or values are not what they must be (NaN in scales, for instance).
+        VQError: see ``inspect``; or values are not what they must be (NaN or Inf in scales or in a
+            dense tensor, for instance). Codes are not looked at: every code is a valid one.
     """
     header = inspect(path)
     try:
         with safe_open(header.path, "pt", device=str(device)) as file:
             return _model(header, file.get_tensor)
     except (OSError, SafetensorError) as error:
-        raise VQError(
-            f"{path}: cannot be read ({error}); copy or download the file again"
-        ) from error
+        refuse(path, "cannot be read", str(error), "a readable safetensors file")
 
 
 def _model(header: Header, read: Callable[[str], Tensor]) -> VQModel:
@@ -158,9 +159,15 @@ def _model(header: Header, read: Callable[[str], Tensor]) -> VQModel:
         check_pieces(header.path, name, tensors)
         shared = None if record.codebooks is None else sets[record.codebooks]
         layers[name] = VQWeight(header.spec(name), record.shape, record.dtype, tensors, shared)
-    dense = {key: read(dense_name(key)) for key in header.dense}
-    root = {key: read(root_name(key)) for key in header.layout.root}
+    dense = {key: _finite(header, dense_name(key), read) for key in header.dense}
+    root = {key: _finite(header, root_name(key), read) for key in header.layout.root}
     return VQModel(layers, dense, replace(header.source, root=root), header.plan)
+
+
+def _finite(header: Header, name: str, read: Callable[[str], Tensor]) -> Tensor:
+    tensor = read(name)
+    check_finite(header.path, f"tensor {name}", tensor)
+    return tensor
 
 
 def _codebook_set(header: Header, name: str, read: Callable[[str], Tensor]) -> CodebookSet:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import VQError
 from .atomic import atomic_write
-from .header import NAMES, Entry
+from .header import METADATA, NAMES, Entry
+from .refusal import refuse
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,11 @@ class Stored:
         return cls(tensor.dtype, tuple(tensor.shape), lambda: tensor)
 
 
-def lay_out(tensors: Mapping[str, Stored]) -> dict[str, Entry]:
+def lay_out(path: str | os.PathLike[str], tensors: Mapping[str, Stored]) -> dict[str, Entry]:
     """Where each tensor goes: larger dtypes first, so that all are aligned, then by name.
+
+    Args:
+        path: of the file to write, for messages.
 
     Raises:
         VQError: a tensor has a dtype that a file cannot hold.
@@ -48,11 +51,12 @@ def lay_out(tensors: Mapping[str, Stored]) -> dict[str, Entry]:
     entries, end = {}, 0
     for name in sorted(tensors, key=lambda n: (-tensors[n].dtype.itemsize, n)):
         tensor = tensors[name]
+        if name == METADATA:
+            refuse(path, "tensors", name, "a name that is not reserved", "rename it in the source")
         if tensor.dtype not in NAMES:
-            raise VQError(
-                f"tensor {name}: found dtype {tensor.dtype}, expected one of "
-                f"{', '.join(NAMES.values())}; convert it before saving"
-            )
+            expected = f"one of {', '.join(NAMES.values())}"
+            where, found = f"tensor {name}, dtype", str(tensor.dtype)
+            refuse(path, where, found, expected, "convert it before saving")
         begin, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
         entries[name] = Entry(tensor.dtype, tensor.shape, begin, end)
     return entries
@@ -60,7 +64,7 @@ def lay_out(tensors: Mapping[str, Stored]) -> dict[str, Entry]:
 
 def header_bytes(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
     """Length and index, padded with spaces so that the data begins at a multiple of 8."""
-    index: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    index: dict[str, object] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
     for name, entry in entries.items():
         index[name] = {
             "dtype": NAMES[entry.dtype],
@@ -85,26 +89,27 @@ def write_file(
     Raises:
         VQError: see ``lay_out`` and ``atomic_write``.
     """
-    entries = lay_out(tensors)
-    with atomic_write(path) as file:
-        file.write(header_bytes(entries, metadata))
+    entries = lay_out(path, tensors)
+    header = header_bytes(entries, metadata)
+    size = len(header) + sum(entry.nbytes for entry in entries.values())
+    with atomic_write(path, size) as file:
+        file.write(header)
         for name in entries:
-            file.write(_bytes(name, tensors[name]))
+            file.write(_bytes(path, name, tensors[name]))
 
 
-def data_sha256(tensors: Mapping[str, Stored]) -> str:
+def data_sha256(path: str | os.PathLike[str], tensors: Mapping[str, Stored]) -> str:
     """SHA-256 in hex of all tensor data as ``write_file`` lays it out."""
     digest = hashlib.sha256()
-    for name in lay_out(tensors):
-        digest.update(_bytes(name, tensors[name]))
+    for name in lay_out(path, tensors):
+        digest.update(_bytes(path, name, tensors[name]))
     return digest.hexdigest()
 
 
-def _bytes(name: str, stored: Stored) -> memoryview:
+def _bytes(path: str | os.PathLike[str], name: str, stored: Stored) -> memoryview:
     tensor = stored.read().detach().to("cpu")
     if tensor.dtype != stored.dtype or tuple(tensor.shape) != stored.shape:
-        raise VQError(
-            f"tensor {name}: found {tensor.dtype} {list(tensor.shape)}, expected {stored.dtype} "
-            f"{list(stored.shape)}; this is a fault of what made it"
-        )
+        found = f"{tensor.dtype} {list(tensor.shape)}"
+        expected = f"{stored.dtype} {list(stored.shape)}"
+        refuse(path, f"tensor {name}", found, expected, "this is a fault of what made it")
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -9,16 +9,32 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .fields import fail
 from .layout import codebooks_name, grid_name, piece_name
+from .refusal import QUANTIZE_AGAIN, refuse
+
+_SLICE = 1 << 20
 
 
 def check_pieces(path: Path, layer: str, pieces: Mapping[str, Tensor]) -> None:
     """Raise VQError if a piece of a coded layer (its scales, for one) holds NaN or Inf."""
     for name, tensor in pieces.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            where = f"layer {layer}, tensor {piece_name(layer, name)}"
-            fail(path, where, "NaN or Inf", "finite values")
+        check_finite(path, f"layer {layer}, tensor {piece_name(layer, name)}", tensor)
+
+
+def check_finite(path: Path, where: str, tensor: Tensor, advice: str = QUANTIZE_AGAIN) -> None:
+    """Raise VQError if a tensor of any float dtype holds NaN or Inf. Reads no tensor of integers.
+
+    Both show in the extremes, which are found in one pass without a temporary.
+    """
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    parts = [tensor.detach()]
+    if tensor.dtype.itemsize == 1:  # float8 cannot be compared, but fits into half
+        parts = (part.half() for part in tensor.detach().reshape(-1).split(_SLICE))
+    for part in parts:
+        low, high = torch.aminmax(part)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            refuse(path, where, "NaN or Inf", "finite values", advice)
 
 
 def check_set(path: Path, name: str, codebooks: Tensor, grid: Tensor) -> None:
@@ -30,11 +46,11 @@ def check_set(path: Path, name: str, codebooks: Tensor, grid: Tensor) -> None:
     """
     step, offset = grid.tolist()
     if not 0 < step < math.inf:
-        fail(path, f"tensor {grid_name(name)}, step", str(step), "a finite number above 0")
+        refuse(path, f"tensor {grid_name(name)}, step", str(step), "a finite number above 0")
     if offset not in range(256):
         where = f"tensor {grid_name(name)}, offset"
-        fail(path, where, str(offset), "a whole number from 0 to 255")
+        refuse(path, where, str(offset), "a whole number from 0 to 255")
     highest = int(codebooks.flatten(1).amax(1).sum())
     if highest > 255:
         found = f"largest entries that sum to {highest}"
-        fail(path, f"tensor {codebooks_name(name)}", found, "a sum of at most 255")
+        refuse(path, f"tensor {codebooks_name(name)}", found, "a sum of at most 255")

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from ..codecs import CodebookSet, VQWeight
-from ..errors import VQError
 from ..model import VQModel
 from .fields import Description, LayerRecord, to_metadata
 from .header import Entry, FileHeader
 from .layout import RESERVED, codebooks_name, dense_name, grid_name, piece_name, root_name
 from .modelspec import modelspec_fields
 from .reader import MAX_HEADER, check
+from .refusal import refuse
 from .serialize import Stored, data_sha256, header_bytes, lay_out, write_file
-from .values import check_pieces, check_set
+from .values import check_finite, check_pieces, check_set
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ def save(
     extra = dict(extra or {})
     reserved = sorted(k for k in extra if k.startswith(("vq.", "modelspec.")) or k == "format")
     if reserved:
-        raise VQError(f"{path}: extra metadata {reserved[0]!r} has a reserved name; rename it")
+        refuse(path, "extra metadata", reserved[0], "a name that is not reserved", "rename it")
     tensors = _stored(path, model)
-    entries = lay_out(tensors)
-    spec = modelspec_fields(model, data_sha256(tensors))
+    entries = lay_out(path, tensors)
+    spec = modelspec_fields(model, data_sha256(path, tensors))
     description, extra = _fit(path, _describe(model), spec, extra, entries)
     metadata = {**extra, **spec, **to_metadata(description)}
     _check(Path(path), model, FileHeader(Path(path), entries, metadata))
@@ -103,9 +103,8 @@ def _stored(path: str | os.PathLike[str], model: VQModel) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
     for name, tensor in _named(path, model):
         if name in stored:
-            raise VQError(
-                f"{path}: tensor {name} would be stored twice; rename the layer or key in the source"
-            )
+            found, advice = "two that would be stored so", "rename the layer or key in the source"
+            refuse(path, f"tensor {name}", found, "one", advice)
         stored[name] = Stored.of(tensor)
     return stored
 
@@ -113,10 +112,8 @@ def _stored(path: str | os.PathLike[str], model: VQModel) -> dict[str, Stored]:
 def _named(path: str | os.PathLike[str], model: VQModel) -> Iterator[tuple[str, Tensor]]:
     for key, tensor in model.dense.items():
         if key.startswith(RESERVED):
-            raise VQError(
-                f"{path}: tensor {key}: its name begins with a word that the format reserves "
-                f"({', '.join(RESERVED)}); rename it in the source"
-            )
+            expected = f"a name that does not begin with {' or '.join(RESERVED)}"
+            refuse(path, "tensors", key, expected, "rename it in the source")
         yield dense_name(key), tensor
     for key, tensor in model.source.root.items():
         yield root_name(key), tensor
@@ -137,10 +134,9 @@ def _codebook_sets(path: str | os.PathLike[str], model: VQModel) -> dict[str, Co
             continue
         known = sets.setdefault(shared.name, shared)
         if known is not shared and not _same(known, shared):
-            raise VQError(
-                f"{path}: layer {layer}: codebook set {shared.name!r} differs from the set that "
-                "another layer has under this name; give every set a name of its own"
-            )
+            found = f"{shared.name!r}, which differs from another layer's set of this name"
+            advice = "give every set a name of its own"
+            refuse(path, f"layer {layer}, codebook set", found, "one set for each name", advice)
     return sets
 
 
@@ -153,13 +149,15 @@ def _same(a: CodebookSet, b: CodebookSet) -> bool:
 def _check(path: Path, model: VQModel, file: FileHeader) -> None:
     """Refuse to write what a reader would refuse."""
     if len(header_bytes(file.entries, file.metadata)) > MAX_HEADER:
-        raise VQError(
-            f"{path}: the header would exceed {MAX_HEADER >> 20} MiB, which no reader accepts; "
-            "save with less extra metadata"
-        )
+        found, expected = "more than a reader accepts", f"at most {MAX_HEADER} bytes"
+        refuse(path, "header length", found, expected, "save with less extra metadata")
     check(file)
     for layer, weight in model.layers.items():
         check_pieces(path, layer, weight.tensors)
+    for key, tensor in model.dense.items():
+        check_finite(path, f"tensor {dense_name(key)}", tensor)
+    for key, tensor in model.source.root.items():
+        check_finite(path, f"tensor {root_name(key)}", tensor)
     for name, shared in _codebook_sets(path, model).items():
         check_set(path, name, shared.codebooks, shared.grid)
 

@@ -120,7 +120,7 @@ class Additive:
             ("group", (GROUP,)),
             ("axes", ("out,kh,kw,in",)),
         ):
-            if isinstance(record[field], bool) or record[field] not in allowed:
+            if type(record[field]) not in (int, str) or record[field] not in allowed:
                 raise VQError(
                     f"codec additive, field {field}: found {record[field]!r}, expected one of "
                     f"{list(allowed)}; update comfy-vq or quantize again"
@@ -133,16 +133,18 @@ def _rotation(record: Any) -> Rotation | None:
         return None
     if not isinstance(record, dict) or set(record) != {"block", "seed"}:
         raise VQError(
-            f"codec additive, field rotation: found {record!r}, expected null or block and seed"
+            f"codec additive, field rotation: found {record!r}, expected null or block and seed; "
+            "quantize again"
         )
     block, seed = record["block"], record["seed"]
     if type(block) is not int or not 2 <= block <= 1024 or block & (block - 1):
         raise VQError(
             f"codec additive, field rotation.block: found {block!r}, expected a power of two "
-            "from 2 to 1024"
+            "from 2 to 1024; quantize again"
         )
     if type(seed) is not int or not 0 <= seed < 2**64:
         raise VQError(
-            f"codec additive, field rotation.seed: found {seed!r}, expected 0 to 2**64 - 1"
+            f"codec additive, field rotation.seed: found {seed!r}, expected a whole number from 0 "
+            "to 2**64 - 1; quantize again"
         )
     return Rotation(block, seed)

@@ -80,5 +80,8 @@ class Int8:
 
     def from_record(self, record: dict[str, Any]) -> Int8Spec:
         if record:
-            raise VQError(f"codec int8 has no field {min(record)!r}; update comfy-vq")
+            raise VQError(
+                f"codec int8: found fields {sorted(record)}, expected none; update comfy-vq or "
+                "quantize again"
+            )
         return Int8Spec()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ def own_set(name: str) -> CodebookSet:
     return CodebookSet(name, shipped.codebooks.flip(1), 0.5 * shipped.step, shipped.offset)
 
 
-@pytest.fixture(scope="session")
-def model() -> VQModel:
+@lru_cache(maxsize=1)
+def tiny_model() -> VQModel:
     """Convolution and linear layers, shared and own sets, int8, dense tensors of all float dtypes."""
     generator = torch.Generator().manual_seed(0)
 
@@ -50,6 +51,12 @@ def model() -> VQModel:
     root = {"v_pred": torch.tensor([]), "edm_vpred.sigma_max": torch.tensor(120.0)}
     source = Source("tiny.safetensors", "00" * 32, "model.diffusion_model.", {"config": "{}"}, root)
     return VQModel(layers, dense, source, {"family": "sd15", "bits": 3.0})
+
+
+@pytest.fixture(scope="session")
+def model() -> VQModel:
+    """See ``tiny_model``."""
+    return tiny_model()
 
 
 @pytest.fixture

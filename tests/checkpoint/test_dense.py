@@ -138,17 +138,6 @@ def test_a_quantized_text_encoder_does_not_matter(tmp_path: Path) -> None:
     assert len(checkpoint.open_dense(path).keys()) == len(UNET)
 
 
-def test_vq_checkpoint_given(saved: Path) -> None:
-    with pytest.raises(VQError, match="found a VQ checkpoint, expected a dense one"):
-        checkpoint.open_dense(saved)
-
-
 def test_diffusers_unet_keeps_its_keys(tmp_path: Path) -> None:
     tensors = {"down_blocks.0.resnets.0.conv1.weight": torch.zeros(8, 8, 3, 3)}
     assert checkpoint.open_dense(write(tmp_path, tensors)).keys() == list(tensors)
-
-
-def test_diffusers_transformer_is_refused(tmp_path: Path) -> None:
-    keys = ("x_embedder.weight", "single_transformer_blocks.0.attn.to_q.weight")
-    with pytest.raises(VQError, match="layout of diffusers"):
-        checkpoint.open_dense(write(tmp_path, {key: torch.zeros(8, 8) for key in keys}))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import comfy.model_management
 import comfy.sd
@@ -89,6 +90,44 @@ def test_a_patched_model_is_refused_with_advice(output):
         save_model(patched, "a")
 
 
+@pytest.fixture
+def outside(output, tmp_path_factory):
+    """A folder that must stay empty, to which ``output/link`` and ``output/2/link`` lead."""
+    folder = tmp_path_factory.mktemp("outside")
+    (output / "link").symlink_to(folder)
+    (output / time.strftime("%Y")).mkdir()
+    (output / time.strftime("%Y") / "link").symlink_to(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["../x", "..", "a/../../x", "/tmp/x", "link/x", "link/new/x", "link/../../x", "%year%/link/x",
+     "a\0b"],
+)  # fmt: skip
+def test_a_prefix_that_leads_outside_is_refused(output, outside, prefix):
+    before = sorted(output.rglob("*")), sorted(output.parent.iterdir())
+    with pytest.raises(VQError) as error:
+        save_model(load(InMemory(random_vq_model("flux"))), prefix)
+    assert str(error.value).startswith(f"{output}: filename_prefix: found {prefix!r}, ")
+    assert "expected a folder inside the output folder; choose" in str(error.value)
+    assert (sorted(output.rglob("*")), sorted(output.parent.iterdir())) == before
+    assert not os.listdir(outside)
+
+
+def test_links_within_the_output_folder_and_one_to_it_are_followed(output, tmp_path_factory):
+    (output / "real").mkdir()
+    (output / "link").symlink_to(output / "real")
+    model = load(InMemory(random_vq_model("flux")))
+    save_model(model, "link/x")
+    assert os.listdir(output / "real") == ["x_00001_.safetensors"]
+    linked = tmp_path_factory.mktemp("linked") / "output"
+    linked.symlink_to(output)
+    folder_paths.output_directory = str(linked)
+    save_model(model, "real/x")
+    assert len(os.listdir(output / "real")) == 2
+
+
 @pytest.mark.parametrize("loaded", ["never", "partly", "fully"])
 @pytest.mark.parametrize("with_lora", [False, True], ids=["plain", "lora"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -154,9 +193,9 @@ def test_files_are_told_by_their_headers(output, base):
     torch.save({}, folder / "c.pt")
     assert folders.vq_files() == ["a.safetensors", "b.safetensors"]
     assert folders.path_of("b.safetensors") == str(other / "b.safetensors")
-    with pytest.raises(VQError, match="not a VQ checkpoint"):
+    with pytest.raises(VQError, match="junk.safetensors: file: found another kind of file"):
         folders.path_of("junk.safetensors")
-    with pytest.raises(VQError, match="no file gone.safetensors"):
+    with pytest.raises(VQError, match="gone.safetensors: file: found no such file"):
         folders.path_of("gone.safetensors")
     before = folders.fingerprint(str(folder / "a.safetensors"))
     checkpoint.save(folder / "a.safetensors", random_vq_model("wan"))

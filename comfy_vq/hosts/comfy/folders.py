@@ -8,7 +8,7 @@ from functools import lru_cache
 import folder_paths
 
 from ... import checkpoint
-from ...errors import VQError
+from ...checkpoint.refusal import refuse
 
 FOLDERS = ("diffusion_models", "vq")
 
@@ -42,11 +42,15 @@ def path_of(name: str) -> str:
     if vq:
         return vq[0]
     if found:
-        raise VQError(
-            f"{found[0]} is not a VQ checkpoint: load it with UNETLoader or CheckpointLoaderSimple, "
-            "or choose another file"
+        refuse(
+            found[0],
+            "file",
+            "another kind of file",
+            "a VQ checkpoint",
+            "load it with UNETLoader or CheckpointLoaderSimple, or choose another file",
         )
-    raise VQError(f"no file {name} in {' or '.join(f'models/{folder}' for folder in FOLDERS)}")
+    folders = " or ".join(f"models/{folder}" for folder in FOLDERS)
+    refuse(name, "file", "no such file", f"one in {folders}", "put it there, or choose another")
 
 
 def fingerprint(path: str) -> tuple[str, int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import folder_paths
@@ -11,6 +12,7 @@ from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 
 from ... import checkpoint
+from ...checkpoint.refusal import refuse
 from ...errors import VQError
 from .loader import origin_of
 
@@ -32,7 +34,8 @@ def save_model(
         The path of the file.
 
     Raises:
-        VQError: the MODEL is not a VQ one, or its weights are patched.
+        VQError: the MODEL is not a VQ one, its weights are patched, or the file would lie outside
+            the output folder.
     """
     origin = origin_of(patcher)
     if origin is None:
@@ -47,10 +50,27 @@ def save_model(
             "or save without it and apply it after loading"
         )
     output = folder_paths.get_output_directory()
+    _refuse_outside(output, os.path.dirname(os.path.normpath(filename_prefix)), filename_prefix)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
+    _refuse_outside(output, folder, filename_prefix)  # once the host has filled in dates
     path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
     checkpoint.save(path, origin.read(), extra=_workflow(prompt, extra_pnginfo))
     return path
+
+
+def _refuse_outside(output: str, folder: str, prefix: str) -> None:
+    """The host looks at names alone, and makes folders; a link may lead anywhere."""
+    top = os.path.realpath(output)
+    real = "" if "\0" in prefix else os.path.realpath(os.path.join(output, folder))
+    name = os.path.basename(os.path.normpath(prefix))
+    if not Path(real).is_relative_to(top) or name == os.pardir:
+        refuse(
+            output,
+            "filename_prefix",
+            f"{prefix!r}, which leads to {real or 'no folder'}",
+            "a folder inside the output folder",
+            "choose a prefix without '..' whose folders are not links to elsewhere",
+        )
 
 
 def _workflow(prompt: Any, extra_pnginfo: dict[str, Any] | None) -> dict[str, str]:
