@@ -37,7 +37,8 @@ NO_TESTS_COLLECTED = 5  # pytest's exit status
 TORCH = "torch==2.13.0"
 TORCHVISION = "torchvision==0.28.0"  # the release that belongs to this torch
 TOOLS = ("ruff==0.17.6", "basedpyright==1.40.2", "pytest>=8", "setuptools>=77")
-PACKAGE = (TORCH, "numpy", "safetensors", "tqdm", "diffusers", "pillow")
+EXTRAS = ("gguf", "matplotlib")  # of requirements.txt
+PACKAGE = (TORCH, "numpy", "safetensors", "tqdm", "diffusers", "pillow", "kornia", "scipy", *EXTRAS)
 # ComfyUI names these, but which build fits beside torch is chosen here.
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 
@@ -136,7 +137,7 @@ def host_environment(comfyui: Path) -> Environment:
     ]
     return Environment(
         ROOT / f".venv-host-{comfyui_version(comfyui)}",
-        ((TORCH, *required, "pytest>=8"), ("--no-deps", TORCHVISION)),
+        ((TORCH, *required, *EXTRAS, "pytest>=8"), ("--no-deps", TORCHVISION)),
         # The shims act only where the real torchvision and torchaudio do not import.
         pythonpath=str(SHIMS),
     )

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from .. import checkpoint
-from ..demo.sampler import HOSTS
 from ..quantize import plan_for
 from . import arguments
 from .quantize import encode_to
@@ -18,13 +17,13 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="quantize the shipped model, sample from it, and compare",
         description=(
             "Quantize the shipped text-to-image model at 4, 3 and 2.2 bits, sample the same prompts "
-            "and seeds from each, and write the VQ files, grid.png, table.md and table.json."
+            "and seeds from each, and write the VQ files and the ruler's report with pictures and plots."
         ),
     )
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
     parser.add_argument(
         "--host",
-        choices=HOSTS,
+        choices=("auto", "comfyui", "diffusers"),
         default="auto",
         help="what to sample through; auto: ComfyUI where one is found, else diffusers",
     )
@@ -42,11 +41,11 @@ def run(args: argparse.Namespace) -> None:
     # Only here: it needs packages that no other command does.
     from ..demo import run as demo
     from ..demo.model_files import model_files
+    from ..demo.task import subjects
 
     def quantize(src: Path, dst: Path, bits: float) -> None:
         weights = checkpoint.open_dense(src)
         encode_to(dst, weights, plan_for(weights, bits), args.effort, args.device)
 
-    files = model_files(args.model)
-    sampler = demo.choose_sampler(args.host, files)
-    demo.run(args.out, files, sampler, quantize, args.pictures)
+    files, shown = model_files(args.model), subjects(args.pictures)
+    demo.run(args.out, files, demo.choose_bench(args.host, files, shown), shown, quantize)

@@ -16,7 +16,7 @@ _SD15_SCALE = 0.18215
 
 
 class TinyAutoencoder:
-    """Pictures to the latents that an SD1.5 network sees, and back.
+    """From the latents that an SD1.5 network sees to pictures.
 
     Args:
         path: a `.safetensors` in the layout of TAESD: `taesd_encoder.*`, `taesd_decoder.*`, and
@@ -34,14 +34,8 @@ class TinyAutoencoder:
         self._device = device
 
     @torch.inference_mode()
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Float `[n, h, w, 3]` in 0..1 to latents, float32 `[n, 4, h / 8, w / 8]` on the CPU."""
-        own = self._network.encode(pictures.movedim(-1, 1).to(self._device) * 2 - 1).latents
-        return ((own / self._scale + self._shift) * _SD15_SCALE).cpu()
-
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """The inverse of `encode`."""
+        """Float32 `[n, 4, h, w]` to pictures, float32 `[n, 8 h, 8 w, 3]` in 0..1 on the CPU."""
         own = (latents.to(self._device) / _SD15_SCALE - self._shift) * self._scale
         pictures = self._network.decode(own).sample / 2 + 0.5
         return pictures.clamp(0, 1).movedim(1, -1).cpu()

@@ -1,7 +1,9 @@
-"""The demo's host where there is no ComfyUI: diffusers' network, scheduler and autoencoder."""
+"""The demo's bench where there is no ComfyUI: diffusers' network, scheduler and autoencoder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import diffusers
@@ -11,9 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..evaluation.bench import Recording, Size
 from ..hosts.diffusers import load_unet
+from . import task
 from .autoencoder import TinyAutoencoder
-from .sampler import GUIDANCE, LATENT, STEPS
 
 
 def noise_schedule() -> DDIMScheduler:
@@ -29,51 +32,99 @@ def noise_schedule() -> DDIMScheduler:
     )
 
 
-class DiffusersSampler:
-    """See `Sampler`."""
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What a model was asked in one step: latents ``[prompts, 4, h, w]`` and the timestep."""
 
-    def __init__(self, autoencoder: Path) -> None:
+    latents: Tensor
+    timestep: int
+
+
+class DiffusersBench:
+    """See ``evaluation.bench.Bench``. Models are networks of diffusers.
+
+    Predictions have the shape ``[T, prompts, 2, 4, h, w]``, with and without the caption.
+    """
+
+    def __init__(self, autoencoder: Path, captions: Sequence[str]) -> None:
         self.name = f"diffusers {diffusers.__version__}"
+        self.prompts = captions
+        self.seeds = (task.SEED,)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._autoencoder = TinyAutoencoder(autoencoder, self._device)
         self._scheduler = noise_schedule()
+        self._contexts = torch.stack(task.contexts(captions)).to(self._device)
 
     def load(self, path: Path) -> UNet2DConditionModel:
         if checkpoint.is_vq(path):
             return load_unet(checkpoint.load(path)).to(self._device)
-        source = checkpoint.open_dense(path)
-        return load_unet({key: source.read(key) for key in sorted(source.keys())}).to(self._device)
+        return load_unet(_weights(path)).to(self._device)
+
+    def size(self, path: Path) -> Size:
+        return task.size_of(path)
+
+    def floor(self, path: Path) -> UNet2DConditionModel:
+        """Computed in float32, as all models here."""
+        rounded = {key: tensor.bfloat16() for key, tensor in _weights(path).items()}
+        return load_unet(rounded).to(self._device)
 
     @torch.inference_mode()
-    def predict(
-        self,
-        model: UNet2DConditionModel,
-        latents: Tensor,
-        noise: Tensor,
-        timestep: int,
-        context: Tensor,
-    ) -> Tensor:
-        time = torch.tensor([timestep])
-        noisy = self._scheduler.add_noise(latents, noise, time).to(self._device)
-        return model(noisy, timestep, context.to(self._device)).sample.cpu()
+    def record(self, model: UNet2DConditionModel) -> Recording:
+        asked, answers = [], []
+
+        def keep(step: int, latents: Tensor, timestep: int, noise: Tensor) -> None:
+            if step in task.RECORDED:
+                asked.append(Asked(latents.cpu(), timestep))
+                answers.append(noise.transpose(0, 1).cpu())
+
+        latents = self._sample(model, keep)
+        timesteps = tuple(float(one.timestep) for one in asked)
+        return Recording(timesteps, torch.stack(answers), latents, asked)
 
     @torch.inference_mode()
-    def sample(
-        self, model: UNet2DConditionModel, context: Tensor, unconditional: Tensor, seed: int
-    ) -> Tensor:
-        count = len(context)
-        generator = torch.Generator().manual_seed(seed)
-        latents = torch.randn(count, *LATENT, generator=generator).to(self._device)
-        contexts = torch.cat((unconditional.expand(count, -1, -1), context)).to(self._device)
-        self._scheduler.set_timesteps(STEPS)
-        for timestep in tqdm(self._scheduler.timesteps, desc="sampling", leave=False):
-            without, toward = model(latents.repeat(2, 1, 1, 1), timestep, contexts).sample.chunk(2)
-            noise = without + GUIDANCE * (toward - without)
-            latents = self._scheduler.step(noise, timestep, latents).prev_sample
-        return latents.cpu()
+    def predict(self, model: UNet2DConditionModel, recording: Recording) -> Tensor:
+        answers = [self._noise(model, one.latents, one.timestep) for one in recording.inputs]
+        return torch.stack(answers).transpose(1, 2).cpu()
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        return self._autoencoder.encode(pictures)
+    @torch.inference_mode()
+    def sample(self, model: UNet2DConditionModel) -> Tensor:
+        return self._sample(model, lambda *step: None)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self._autoencoder.decode(latents)
+
+    def network(self, model: UNet2DConditionModel) -> UNet2DConditionModel:
+        return model
+
+    @torch.inference_mode()
+    def call(self, model: UNet2DConditionModel, recording: Recording, step: int) -> None:
+        asked: Asked = recording.inputs[step]
+        self._noise(model, asked.latents[: task.LAYER_PROMPTS], asked.timestep)
+
+    def _noise(self, model: UNet2DConditionModel, latents: Tensor, timestep: int) -> Tensor:
+        """``[2, n, 4, h, w]`` for the first n prompts, with and without their captions."""
+        context = self._contexts[:, : len(latents)].flatten(0, 1)
+        latents = latents.to(self._device).repeat(2, 1, 1, 1)
+        return model(latents, timestep, context).sample.unflatten(0, (2, -1))
+
+    def _sample(
+        self, model: UNet2DConditionModel, keep: Callable[[int, Tensor, int, Tensor], None]
+    ) -> Tensor:
+        """Final latents; ``keep`` is told step, latents, timestep and predictions."""
+        generator = torch.Generator().manual_seed(task.SEED)
+        latents = torch.randn(len(self.prompts), *task.LATENT, generator=generator)
+        latents = latents.to(self._device)
+        self._scheduler.set_timesteps(task.STEPS)
+        timesteps = self._scheduler.timesteps.tolist()
+        for step, timestep in enumerate(tqdm(timesteps, desc="sampling", leave=False)):
+            noise = self._noise(model, latents, timestep)
+            keep(step, latents, timestep, noise)
+            toward, without = noise
+            guided = without + task.GUIDANCE * (toward - without)
+            latents = self._scheduler.step(guided, timestep, latents).prev_sample
+        return latents.cpu()
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    source = checkpoint.open_dense(path)
+    return {key: source.read(key) for key in sorted(source.keys())}

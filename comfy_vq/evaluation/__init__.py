@@ -1,5 +1,8 @@
-"""The ruler: how far a candidate model is from its reference, at how many bits per weight."""
+"""The ruler: how far a candidate model is from its reference, at how many bits per weight.
 
-from .metrics import psnr_db, relative_l2, sqnr_db
+``run.evaluate`` measures and writes a report; ``bench.py`` is what it asks of a host.
+"""
 
-__all__ = ["psnr_db", "relative_l2", "sqnr_db"]
+from .metrics import cosine, psnr_db, relative_l2, sqnr_db, ssim
+
+__all__ = ["cosine", "psnr_db", "relative_l2", "sqnr_db", "ssim"]

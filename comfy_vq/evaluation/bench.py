@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,14 @@ class Bench(Protocol):
 
     name: str
     """The host and its version."""
-    prompts: Sequence[str]
+
+    @property
+    def prompts(self) -> Sequence[str]: ...
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """Of the prompts, or one for all of them where they are sampled as one batch."""
+        ...
 
     def load(self, path: Path) -> Any:
         """A dense, natively quantized, VQ or GGUF file as the host's kind of model."""
@@ -61,6 +70,14 @@ class Bench(Protocol):
 
     def size(self, path: Path) -> Size:
         """Of the diffusion model in a file."""
+        ...
+
+    def floor(self, path: Path) -> Any | None:
+        """The model of a dense file with its weights rounded to bfloat16.
+
+        Computed in bfloat16 where the host computes in half precision. None where the host
+        cannot do that.
+        """
         ...
 
     def record(self, model: Any) -> Recording:
@@ -94,3 +111,9 @@ class Bench(Protocol):
 
 Judge = Callable[[Tensor], dict[str, float]]
 """Shares (0..1) by name of how well pictures show what was asked for; only the demo has one."""
+
+
+def spread(items: Sequence[_T], count: int) -> list[_T]:
+    """Up to ``count`` of the items at equal distances, such as of the steps or of the prompts."""
+    count = min(count, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]

@@ -1,4 +1,4 @@
-"""The demo's sampler in the real ComfyUI."""
+"""The demo's bench in the real ComfyUI."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 
 import sd_model
 from comfy_vq import checkpoint, codecs
-from comfy_vq.demo import conditioning, with_comfyui
-from comfy_vq.demo.with_comfyui import ComfyUISampler
+from comfy_vq.demo import task
+from comfy_vq.demo.with_comfyui import ComfyUIBench
+from comfy_vq.evaluation import sqnr_db
+from comfy_vq.evaluation.layers import layer_errors, layers_of
 from comfy_vq.model import VQModel
 
 CAPTIONS = ["a red circle above a blue square", "a green square"]
@@ -40,47 +42,91 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sampler(comfyui, folder):
-    return ComfyUISampler(comfyui, folder / "autoencoder.safetensors")
+def bench(comfyui, folder):
+    return ComfyUIBench(comfyui, folder / "autoencoder.safetensors", CAPTIONS)
 
 
-def predict(sampler, path, timestep=500):
-    generator = torch.Generator().manual_seed(1)
-    latents, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
-    return sampler.predict(
-        sampler.load(path), latents, noise, timestep, conditioning.embed(CAPTIONS)
-    )
+@pytest.fixture(scope="module")
+def dense(bench, folder):
+    return bench.load(folder / "dense.safetensors")
 
 
-def test_a_vq_file_predicts_what_its_decoded_weights_do(sampler, folder):
-    coded = predict(sampler, folder / "vq.safetensors")
-    decoded = predict(sampler, folder / "decoded.safetensors")
-    assert torch.linalg.norm(coded - decoded) <= 1e-5 * torch.linalg.norm(decoded)
-    assert torch.linalg.norm(coded - predict(sampler, folder / "dense.safetensors")) > 0.01
+@pytest.fixture(scope="module")
+def recording(bench, dense):
+    return bench.record(dense)
 
 
-def test_predicts_the_noise_and_not_the_picture(sampler, folder):
-    """What the network itself answers for latents noised by SD1.5's schedule."""
-    found = predict(sampler, folder / "decoded.safetensors", timestep=900)
-    network = sampler.load(folder / "decoded.safetensors").model.diffusion_model
+def fidelity(bench, recording, model) -> float:
+    return sqnr_db(recording.noise, bench.predict(model, recording))
+
+
+def test_what_a_recording_holds(recording):
+    steps = len(task.RECORDED)
+    assert recording.noise.shape == (steps, 2, 2, *task.LATENT)
+    assert recording.latents.shape == (2, *task.LATENT)
+    assert len(recording.timesteps) == steps and recording.noise.isfinite().all()
+
+
+def test_the_same_steps_are_recorded_as_in_diffusers(recording):
+    """Which take every fiftieth of a thousand, from the second on."""
+    stride = 1000 // task.STEPS
+    expected = [1000 - stride * (step + 1) + 1 for step in task.RECORDED]
+    assert list(recording.timesteps) == expected
+
+
+def test_the_initial_noise_is_that_of_diffusers(recording):
+    """One seeded draw for all prompts, which the network sees nearly as it is."""
+    generator = torch.Generator().manual_seed(task.SEED)
+    initial = torch.randn(2, *task.LATENT, generator=generator)
+    first = recording.inputs[0]
+    seen = first.x / (1 + first.sigma[..., None, None, None] ** 2).sqrt()
+    assert torch.equal(first.x[0], first.x[1])
+    assert torch.nn.functional.cosine_similarity(seen[0].flatten(), initial.flatten(), 0) > 0.9
+
+
+def test_samples_and_predicts_what_it_recorded(bench, recording, dense):
+    assert torch.equal(bench.sample(dense), recording.latents)
+    assert fidelity(bench, recording, dense) > 100
+
+
+def test_predictions_are_the_networks_with_and_without_the_caption(bench, recording, dense):
+    """The network itself answers for latents that are shrunk as SD1.5's schedule does."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    kept = float((1 - betas).cumprod(0)[900])
-    generator = torch.Generator().manual_seed(1)
-    latents, noise = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
-    noisy = kept**0.5 * latents + (1 - kept) ** 0.5 * noise
-    with torch.inference_mode():
-        context = conditioning.embed(CAPTIONS)
-        expected = network(noisy, torch.full((2,), 900.0), context=context)
-    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-3)
+    kept = float((1 - betas).cumprod(0)[int(recording.timesteps[0])])
+    asked = recording.inputs[0]
+    for number, context in enumerate(task.contexts(CAPTIONS)):
+        with torch.inference_mode():
+            expected = bench.network(dense)(
+                kept**0.5 * asked.x[number],
+                torch.full((2,), recording.timesteps[0]),
+                context=context,
+            )
+        found = recording.noise[0, :, number]
+        torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-3)
 
 
-def test_samples_a_picture_per_caption(sampler, folder, monkeypatch):
-    monkeypatch.setattr(with_comfyui, "STEPS", 2)
-    model = sampler.load(folder / "vq.safetensors")
-    context, empty = conditioning.embed(CAPTIONS), conditioning.embed([""])
-    first, again, other = (sampler.sample(model, context, empty, seed) for seed in (1, 1, 2))
-    assert first.shape == (2, 4, 8, 8)
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    pictures = sampler.decode(first)
+def test_a_vq_file_predicts_what_its_decoded_weights_do(bench, recording, folder):
+    coded, decoded = (bench.load(folder / f"{name}.safetensors") for name in ("vq", "decoded"))
+    assert fidelity(bench, bench.record(decoded), coded) > 100
+    assert 5 < fidelity(bench, recording, coded) < 80
+
+
+def test_layers_of_a_vq_file_have_errors_and_those_left_dense_have_none(
+    bench, recording, dense, folder
+):
+    coded = bench.load(folder / "vq.safetensors")
+    found = layer_errors(bench, dense, coded, recording)
+    assert set(found) == set(layers_of(bench.network(dense)))
+    assert found.pop("input_blocks.0.0") == 0  # four channels are not coded
+    assert all(0 < error < 1 for error in found.values())
+    additive = [error for name, error in found.items() if "attn1.to_q" in name]
+    assert min(additive) > 100 * found["out.2"]  # 2 bits beside 8
+
+
+def test_the_floor_rounds_weights_to_bfloat16(bench, recording, folder):
+    assert 20 < fidelity(bench, recording, bench.floor(folder / "dense.safetensors")) < 80
+
+
+def test_pictures(bench, recording):
+    pictures = bench.decode(recording.latents)
     assert pictures.shape == (2, 64, 64, 3) and 0 <= pictures.min() <= pictures.max() <= 1
-    assert sampler.encode(pictures).shape == (2, 4, 8, 8)
