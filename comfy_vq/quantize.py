@@ -12,6 +12,7 @@ from torch import Tensor
 
 from . import codecs
 from .errors import VQError
+from .finite import is_finite
 from .model import Source, VQModel
 from .plan import TOLERANCE, Layer, Plan, make_plan
 from .progress import Clock, OnProgress
@@ -101,6 +102,7 @@ def quantize(
     numel = sum(layer.numel for layer in plan.layers) + plan.other_numel
     spare = (plan.target + TOLERANCE - plan.bits) * numel
     layers, dense = {}, {}
+    _refuse_not_finite(weights, clock)
     for key in weights.keys():  # noqa: SIM118 - not a mapping
         name = key.removesuffix(".weight")
         choice = plan.choices.get(name) if weights.codable(key) else None
@@ -122,6 +124,17 @@ def quantize(
         layers[name] = coded.to("cpu")
     clock.finish()
     return VQModel(layers, dense, weights.source, {**plan.summary(), "effort": effort})
+
+
+def _refuse_not_finite(weights: WeightSource, clock: Clock) -> None:
+    """Read everything once: seconds, and the last of a thousand layers does not waste an hour."""
+    for key in weights.keys():  # noqa: SIM118 - not a mapping
+        clock.start(key, None)
+        if not is_finite(weights.read(key)):
+            raise VQError(
+                f"tensor {key}: found NaN or Inf, expected finite values; repair the source, or take "
+                "another copy of it"
+            )
 
 
 def _encode(

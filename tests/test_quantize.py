@@ -92,6 +92,13 @@ def test_a_layer_that_is_not_finite_is_named(weights):
         quantize(weights, 3.0, effort="fast")
 
 
+def test_nothing_is_coded_where_the_last_tensor_is_not_finite(weights, monkeypatch):
+    weights.tensors["blocks.0.q.bias"] = torch.tensor([1.0, torch.inf]).bfloat16()
+    monkeypatch.setattr(codecs, "encode", lambda *_, **__: pytest.fail("encoded"))
+    with pytest.raises(VQError, match=r"blocks\.0\.q\.bias: found NaN or Inf, expected.*; repair"):
+        quantize(weights, 3.0, effort="fast")
+
+
 def test_a_layer_beyond_half_precision_scales_stays_dense(weights):
     weights.tensors["blocks.1.q.weight"] = torch.full((256, 256), 1e9, dtype=torch.float32)
     model = quantize(weights, 4.0, effort="fast")

@@ -6,13 +6,11 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from ..finite import is_finite
 from .layout import codebooks_name, grid_name, piece_name
 from .refusal import QUANTIZE_AGAIN, refuse
-
-_SLICE = 1 << 20
 
 
 def check_pieces(path: Path, layer: str, pieces: Mapping[str, Tensor]) -> None:
@@ -22,19 +20,9 @@ def check_pieces(path: Path, layer: str, pieces: Mapping[str, Tensor]) -> None:
 
 
 def check_finite(path: Path, where: str, tensor: Tensor, advice: str = QUANTIZE_AGAIN) -> None:
-    """Raise VQError if a tensor of any float dtype holds NaN or Inf. Reads no tensor of integers.
-
-    Both show in the extremes, which are found in one pass without a temporary.
-    """
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return
-    parts = [tensor.detach()]
-    if tensor.dtype.itemsize == 1:  # float8 cannot be compared, but fits into half
-        parts = (part.half() for part in tensor.detach().reshape(-1).split(_SLICE))
-    for part in parts:
-        low, high = torch.aminmax(part)
-        if not (math.isfinite(low) and math.isfinite(high)):
-            refuse(path, where, "NaN or Inf", "finite values", advice)
+    """Raise VQError if a tensor of any float dtype holds NaN or Inf."""
+    if not is_finite(tensor):
+        refuse(path, where, "NaN or Inf", "finite values", advice)
 
 
 def check_set(path: Path, name: str, codebooks: Tensor, grid: Tensor) -> None:

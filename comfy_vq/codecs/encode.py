@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import VQError
+from ..finite import is_finite
 from . import registry
 from .encoder import EFFORTS
 from .registry import OnProgress
@@ -65,8 +66,7 @@ def encode(
         )
     if weight.dtype.itemsize == 1:  # float8 has no arithmetic of its own
         weight = weight.half()
-    peak = weight.abs().max()
-    if not torch.isfinite(peak):
+    if not is_finite(weight):
         raise VQError("found NaN or Inf in the weight, expected finite values; repair the source")
     columns = None if importance is None else _columns(importance, shape).to(weight.device)
     with torch.no_grad():
