@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import math
+import shutil
 from pathlib import Path
 
 import torch
 
+from ..budget import Fit, parse_bits
 from ..codecs import EFFORTS
 from ..errors import VQError
 
-LEAST_BITS, MOST_BITS = 2.0, 8.0
 
-
-def bits(text: str) -> float:
-    """Average bits per weight, 2 to 8."""
+def bits(text: str) -> float | Fit:
+    """Average bits per weight, 2 to 8, or the graphics memory to stay within."""
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not LEAST_BITS <= value <= MOST_BITS:
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}, expected {LEAST_BITS:g} to {MOST_BITS:g} bits per weight, such as 3.0"
-        )
-    return value
+        return parse_bits(text)
+    except VQError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def count(text: str) -> int:
@@ -66,6 +60,20 @@ def check_destination(path: Path, force: bool) -> None:
         raise VQError(f"{path} exists already; name another file, or add --force to replace it")
     if not path.absolute().parent.is_dir():
         raise VQError(f"{path.parent} is not a folder; create it first, or name another file")
+
+
+def check_space(path: Path, nbytes: int) -> None:
+    """Refuse before the work what the disk has no room for after it.
+
+    Raises:
+        VQError: too little is free in the folder of ``path``.
+    """
+    disk = shutil.disk_usage(path.absolute().parent)
+    if disk.total > 0 and disk.free < nbytes:  # a total of 0 means that the system does not know
+        raise VQError(
+            f"{path}: found {disk.free / 1e6:.1f} MB free, expected {nbytes / 1e6:.1f} MB; free some space, "
+            "or name a file on another disk"
+        )
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:

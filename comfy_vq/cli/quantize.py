@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from .. import checkpoint
+from ..budget import UNKNOWN_ACTIVATIONS, activation_bytes, plan_within, sampling_bytes
+from ..estimate import estimate
 from ..plan import FAMILIES, Plan
 from ..quantize import WeightSource, plan_for, quantize
 from . import arguments
@@ -28,7 +31,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "--bits",
         type=arguments.bits,
         required=True,
-        help="average bits per weight of the whole diffusion model, everything counted: 2.0 to 8.0",
+        help="average bits per weight of the whole diffusion model, everything counted: 2.0 to 8.0; "
+        'or "fit 4 GB": as many as sampling one picture within so much graphics memory allows',
     )
     arguments.add_encoding(parser)
     parser.add_argument(
@@ -48,9 +52,30 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     arguments.check_destination(args.dst, args.force)
     weights = checkpoint.open_dense(args.src)
-    plan = plan_for(weights, args.bits, exclude=args.exclude, family=args.family)
+    plan = plan_within(
+        args.bits,
+        partial(plan_for, weights, exclude=args.exclude, family=args.family),
+        _sampling_bytes,
+    )
     print(plan.table(), flush=True)
+    expected = estimate(plan, args.effort, args.device, _sampling_bytes(plan))
+    print(f"{expected}{_unknown(plan)}", flush=True)
+    arguments.check_space(args.dst, expected.file_bytes)
     encode_to(args.dst, weights, plan, args.effort, args.device, args.seed)
+
+
+def _sampling_bytes(plan: Plan) -> int:
+    return sampling_bytes(plan, activation_bytes(plan.family) or UNKNOWN_ACTIVATIONS)
+
+
+def _unknown(plan: Plan) -> str:
+    """What the estimate of memory rests on, where that is a guess."""
+    if activation_bytes(plan.family) is not None:
+        return ""
+    return (
+        f" (activations taken as {UNKNOWN_ACTIVATIONS / 1e9:g} GB: those of family {plan.family} "
+        "are not known)"
+    )
 
 
 def encode_to(

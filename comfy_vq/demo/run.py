@@ -33,10 +33,10 @@ def choose_bench(host: str, files: ModelFiles, subjects: Sequence[Scene]) -> Ben
     captions = [scene.caption for scene in subjects]
     comfyui = None if host == "diffusers" else find_comfyui()
     if comfyui is not None:
-        from .with_comfyui import ComfyUIBench
+        from .with_comfyui import comfyui_bench
 
         try:
-            return ComfyUIBench(comfyui, files.autoencoder, captions)
+            return comfyui_bench(comfyui, files.autoencoder, captions)
         except VQError as error:
             raise VQError(f"{error}; or choose --host diffusers") from error
     if host == "comfyui":

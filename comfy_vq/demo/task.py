@@ -20,7 +20,7 @@ GUIDANCE = 3.0
 LATENT = (4, 8, 8)
 """Shape of one of the shipped model's latents: pictures of 64 x 64."""
 SEED = 1
-"""Of the initial noise, one draw for all prompts at once, so it is the same in every host."""
+"""Of the first prompt's initial noise; the others count up."""
 RECORDED = tuple(spread(range(STEPS), 8))
 """Steps whose inputs candidates answer."""
 LAYER_PROMPTS = 4

@@ -49,7 +49,7 @@ class DiffusersBench:
     def __init__(self, autoencoder: Path, captions: Sequence[str]) -> None:
         self.name = f"diffusers {diffusers.__version__}"
         self.prompts = captions
-        self.seeds = (task.SEED,)
+        self.seeds = [task.SEED + i for i in range(len(captions))]
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._autoencoder = TinyAutoencoder(autoencoder, self._device)
         self._scheduler = noise_schedule()
@@ -111,9 +111,9 @@ class DiffusersBench:
         self, model: UNet2DConditionModel, keep: Callable[[int, Tensor, int, Tensor], None]
     ) -> Tensor:
         """Final latents; ``keep`` is told step, latents, timestep and predictions."""
-        generator = torch.Generator().manual_seed(task.SEED)
-        latents = torch.randn(len(self.prompts), *task.LATENT, generator=generator)
-        latents = latents.to(self._device)
+        generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
+        drawn = [torch.randn(task.LATENT, generator=generator) for generator in generators]
+        latents = torch.stack(drawn).to(self._device)
         self._scheduler.set_timesteps(task.STEPS)
         timesteps = self._scheduler.timesteps.tolist()
         for step, timestep in enumerate(tqdm(timesteps, desc="sampling", leave=False)):

@@ -22,9 +22,10 @@ class Report:
     Attributes:
         host: and its version.
         torch: its version.
-        prompts, seeds: of the bench; one seed may stand for all prompts.
+        prompts, seeds: of the bench.
         timesteps: that were recorded, in the order of each ``by_timestep_db``.
         failures: why candidates could not be measured, by name.
+        note: what a reader of the figures should know besides.
     """
 
     host: str
@@ -35,6 +36,7 @@ class Report:
     reference: Figures
     candidates: tuple[Figures, ...]
     failures: Mapping[str, str]
+    note: str | None = None
 
 
 def to_table(report: Report) -> str:
@@ -53,7 +55,7 @@ def to_markdown(report: Report) -> str:
         f"{len(report.timesteps)} recorded steps. Everything is relative to "
         f"{report.reference.name}; ± is half of the {CONFIDENCE:.0%} interval over prompts."
     )
-    parts = ["# Quality report", about, to_table(report)]
+    parts = ["# Quality report", about, *([report.note] if report.note else []), to_table(report)]
     if report.failures:
         lines = [f"* {name}: {reason}" for name, reason in report.failures.items()]
         parts += ["## Not measured", "\n".join(lines)]

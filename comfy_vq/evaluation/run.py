@@ -52,6 +52,7 @@ def evaluate(
     judge: Judge | None = None,
     layers: bool = True,
     floor: Path | None = None,
+    note: str | None = None,
     say: Say = print,
 ) -> Report:
     """Measure candidates against a reference, and write the report.
@@ -63,6 +64,7 @@ def evaluate(
         layers: compare layer by layer too, for which the reference stays loaded beside each
             candidate.
         floor: the reference's file; measures it rounded to bfloat16 as well.
+        note: what a reader of the figures should know.
         say: told how far this is, and what could not be loaded.
 
     Raises:
@@ -99,6 +101,7 @@ def evaluate(
         reference=ruler.figures,
         candidates=tuple(measured),
         failures=failures,
+        note=note,
     )
     if out is not None:
         _write(out, report, ruler.shown, say)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from ..hosts.comfy import folders
-from . import load_checkpoint, quantize_model, save_checkpoint
+from . import load_checkpoint, quality_report, quantize_model, save_checkpoint
 
 folders.register()
 
-NODES = [*quantize_model.NODES, *save_checkpoint.NODES, *load_checkpoint.NODES]
+NODES = [
+    *quantize_model.NODES,
+    *save_checkpoint.NODES,
+    *load_checkpoint.NODES,
+    *quality_report.NODES,
+]
 
 
 class VQExtension(ComfyExtension):

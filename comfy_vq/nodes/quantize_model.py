@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
+from ..budget import parse_bits
+from ..errors import VQError
+from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.quantizing import quantize_model
 
 
@@ -18,14 +21,14 @@ class VQQuantizeModel(io.ComfyNode):
             search_aliases=["compress model", "vector quantization", "AQLM"],
             inputs=[
                 io.Model.Input("model", tooltip="Dense model. LoRAs on it are baked in."),
-                io.Float.Input(
-                    "bits",
-                    default=3.0,
-                    min=2.0,
-                    max=8.0,
-                    step=0.05,
-                    round=0.01,
-                    tooltip="Average bits per weight of the whole diffusion model, everything counted.",
+                io.MultiType.Input(
+                    io.String.Input(
+                        "bits",
+                        default="3.0",
+                        tooltip="Average bits per weight of the whole diffusion model, everything "
+                        "counted, 2 to 8; or the graphics memory to stay within, such as: fit 4 GB",
+                    ),
+                    types=[io.Float, io.Int],
                 ),
                 io.Combo.Input(
                     "effort",
@@ -40,14 +43,37 @@ class VQQuantizeModel(io.ComfyNode):
                     multiline=True,
                     tooltip="Layers to keep as they are, one a line: part of a name, or a pattern with * and ?.",
                 ),
+                io.Boolean.Input(
+                    "cache",
+                    default=True,
+                    optional=True,
+                    tooltip="Keep the result on disk, so that the same model is not quantized again.",
+                ),
             ],
             outputs=[io.Model.Output("model"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, model, bits: float, effort: str, exclude: str) -> io.NodeOutput:
-        quantized, report = quantize_model(model, bits, effort, exclude, cls.hidden.unique_id)
+    def validate_inputs(cls, bits: str | float | None) -> bool | str:
+        """Refuses a value that is no number of bits; what a link will bring is not known yet."""
+        try:
+            return bits is None or bool(parse_bits(bits))
+        except VQError as error:
+            return str(error)
+
+    @classmethod
+    def execute(
+        cls, model, bits: str | float, effort: str, exclude: str, cache: bool = True
+    ) -> io.NodeOutput:
+        quantized, report = quantize_model(
+            model,
+            parse_bits(bits),
+            effort,
+            exclude,
+            cls.hidden.unique_id,
+            host_cache() if cache else None,
+        )
         return io.NodeOutput(quantized, report, ui=ui.PreviewText(report))
 
 

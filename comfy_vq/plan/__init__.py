@@ -6,7 +6,16 @@
 """
 
 from .families import detect_family
-from .plan import TOLERANCE, Choice, Layer, Plan, make_plan
+from .plan import TOLERANCE, Choice, Layer, Plan, UnreachableError, make_plan
 from .sensitivity import FAMILIES
 
-__all__ = ["FAMILIES", "TOLERANCE", "Choice", "Layer", "Plan", "detect_family", "make_plan"]
+__all__ = [
+    "FAMILIES",
+    "TOLERANCE",
+    "Choice",
+    "Layer",
+    "Plan",
+    "UnreachableError",
+    "detect_family",
+    "make_plan",
+]

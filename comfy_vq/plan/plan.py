@@ -31,6 +31,10 @@ _DENSE = len(_WIDTHS)
 _GRID_BITS = 64  # a set's step and offset, two float32
 
 
+class UnreachableError(VQError):
+    """No plan brings this model to this number of bits."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What every layer becomes.
@@ -94,7 +98,7 @@ def make_plan(
 
     Raises:
         VQError: no layers; a bad ``bits``; an unknown family; an exclude that matches no layer; a
-            target that cannot be met, with the range that can.
+            target that cannot be met (UnreachableError), with the range that can.
     """
     layers = tuple(layers)
     if not layers:
@@ -111,7 +115,7 @@ def make_plan(
         options = _options(layers, noise_per_nmse, excluded, keep_tiny=False)
     low, high = ((end + other_bits) / weights for end in reachable(options))
     if not low - TOLERANCE <= bits <= high + TOLERANCE:
-        raise VQError(
+        raise UnreachableError(
             f"bits: found {bits:g}, but this model can be brought to {_ceil(low):.2f} to "
             f"{_floor(high):.2f} bits per weight{_dense_share(layers, excluded, other_bits, weights)}"
             "; choose a number in that range"
@@ -119,7 +123,7 @@ def make_plan(
     chosen = allocate(options, budget, TOLERANCE * weights)
     reached = (options.total_bits(chosen) + other_bits) / weights
     if abs(reached - bits) > TOLERANCE:
-        raise VQError(
+        raise UnreachableError(
             f"bits: found {bits:g}, which no mix of widths meets within {TOLERANCE} for so few "
             f"layers; the nearest is {reached:.2f} in the range {_ceil(low):.2f} to "
             f"{_floor(high):.2f}; choose that"

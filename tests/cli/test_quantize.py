@@ -1,3 +1,6 @@
+import shutil
+from types import SimpleNamespace
+
 import pytest
 from safetensors import safe_open
 
@@ -30,6 +33,46 @@ def test_bits_out_of_range(run, dense, tmp_path, bits):
     status, _, err = run("quantize", dense, tmp_path / "a.safetensors", "--bits", bits)
     assert status == 2
     assert f"found '{bits}', expected 2 to 8 bits per weight" in err
+
+
+@pytest.mark.parametrize("wanted", ["fit 9 GB", "fit 9gb"])
+def test_bits_can_be_left_to_the_memory(run, dense, tmp_path, wanted):
+    status, out, _ = run("quantize", dense, tmp_path / "a.safetensors", "--bits", wanted, *FAST)
+    assert status == 0 and "asked for 8)" in out
+
+
+def test_too_little_memory_is_refused_with_the_least_that_does(run, dense, tmp_path):
+    command = ("quantize", dense, tmp_path / "a.safetensors", "--bits", "fit 1 MB", *FAST)
+    assert "found 'fit 1 MB', expected 2 to 8" in run(*command)[2]
+    command = ("quantize", dense, tmp_path / "a.safetensors", "--bits", "fit 0.001 GB", *FAST)
+    status, _, err = run(*command)
+    assert status == 2 and "the fewest" in err and 'ask for "fit' in err and err.count("\n") == 1
+
+
+def test_estimates_are_printed_before_it_starts(run, dense, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantize, "quantize", interrupted)
+    _, out, _ = run("quantize", dense, tmp_path / "a.safetensors", "--bits", 4, *FAST)
+    assert "MB on disk" in out and "to quantize" in out and "while sampling" in out
+
+
+def test_activations_that_are_not_known_are_said_to_be(run, dense, tmp_path):
+    command = ("quantize", dense, tmp_path / "a.safetensors", "--bits", 4, *FAST)
+    assert "activations taken" not in run(*command, "--family", "sdxl")[1]
+    assert "activations taken as 1 GB" in run(*command, "--family", "dit", "--force")[1]
+
+
+def test_a_full_disk_is_refused_before_the_work(run, dense, tmp_path, monkeypatch):
+    def full(_):
+        return SimpleNamespace(total=10**9, used=10**9 - 1000, free=1000)
+
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    monkeypatch.setattr(quantize, "quantize", None)
+    status, _, err = run("quantize", dense, tmp_path / "a.safetensors", "--bits", 4, *FAST)
+    assert status == 2 and "MB free" in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_file_is_kept_unless_forced(run, dense, tmp_path):

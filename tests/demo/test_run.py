@@ -25,7 +25,7 @@ class Pretender:
 
     name = "pretender 1.0"
     prompts = tuple(scene.caption for scene in SUBJECTS)
-    seeds = (1,)
+    seeds = (1, 2, 3, 4, 5)
 
     def load(self, path):
         return 0.1 if checkpoint.is_vq(path) else 0.0

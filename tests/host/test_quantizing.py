@@ -1,6 +1,9 @@
 """VQ Quantize Model: what it reads from a MODEL, what it leaves alone, what its output keeps."""
 
+import re
+
 import comfy.lora
+import comfy.model_detection
 import comfy.model_management
 import comfy.model_sampling
 import comfy.sd
@@ -11,13 +14,43 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from nodes import NODE_CLASS_MAPPINGS
 from safetensors.torch import save_file
 
+from comfy_vq.budget import Fit, activation_bytes, native_side
 from comfy_vq.errors import VQError
 from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
-from comfy_vq.hosts.comfy.quantizing import patterns, quantize_model
+from comfy_vq.hosts.comfy.quantizing import patterns, quantize_model, sampling_bytes_of
 from comfy_vq.hosts.comfy.source import ModelSource
+from comfy_vq.quantize import plan_for
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.loras import low_rank_lora
 from host.sampling import load_dense, relative_l2, sample
+
+UNET = {"use_spatial_transformer": True, "legacy": False, "use_temporal_attention": False}
+UNET |= {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320}
+UNETS = {
+    "sd15": {
+        **UNET,
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+        "context_dim": 768,
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": (1, 2, 4, 4),
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "transformer_depth_middle": 1,
+    },
+    "sdxl": {
+        **UNET,
+        "use_linear_in_transformer": True,
+        "adm_in_channels": 2816,
+        "num_classes": "sequential",
+        "context_dim": 2048,
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": (1, 2, 4),
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "transformer_depth_middle": 10,
+    },
+}
 
 
 @pytest.fixture(scope="module", params=["flux", "sd3", "wan"])
@@ -52,6 +85,39 @@ def test_meets_the_bits_and_reports_them(quantized):
     assert vq.bits_per_weight == pytest.approx(4.0, abs=0.02)
     assert f"{vq.bits_per_weight:.3f} bits per weight" in report
     assert "layers like" in report  # the plan
+
+
+def test_reports_what_to_expect(quantized):
+    _, _, report = quantized
+    assert re.search(
+        r"estimated: .* MB on disk, \d+ s to quantize, .* GB of graphics memory", report
+    )
+    assert "patches" not in report
+
+
+@pytest.mark.parametrize("bits", [3.0, 5.5])
+def test_fits_an_amount_of_memory(weights, bits):
+    dense = load_dense(weights)
+    limit = sampling_bytes_of(dense, plan_for(ModelSource(dense), bits))
+    quantized, report = quantize_model(dense, Fit(limit), "fast", "")
+    reached = origin_of(quantized).read().bits_per_weight
+    assert bits - 0.15 < reached <= bits + 0.02 and "graphics memory" in report
+
+
+def test_too_little_memory_is_refused_with_the_least_that_does(weights):
+    with pytest.raises(VQError, match=r'fewest, sampling one picture .* ask for "fit [\d.]+ GB"'):
+        quantize_model(load_dense(weights), Fit(1000), "fast", "")
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_the_table_of_activations_is_the_hosts_formula(name, monkeypatch):
+    monkeypatch.setattr(comfy.model_management, "pytorch_attention_flash_attention", lambda: True)
+    config = comfy.model_detection.model_config_from_unet_config(UNETS[name])
+    config.set_inference_dtype(torch.float16, None)
+    model = config.get_model({}, device="meta")
+    side = native_side(name)
+    host = model.memory_required([2, 4, side, side])
+    assert activation_bytes(name) == pytest.approx(host, rel=0.05)
 
 
 def test_samples_as_its_decoded_weights(quantized, family):
@@ -102,8 +168,10 @@ def test_bakes_in_loras(weights, family):
     touched = [key.removeprefix("diffusion_model.") for key in patched.patches]
     assert touched and not any(torch.equal(read[key], weights[key]) for key in touched)
     assert all(torch.allclose(read[key], baked[key], atol=1e-6) for key in weights)
-    quantized, _ = quantize_model(patched, 4.0, "fast", "")
+    quantized, report = quantize_model(patched, 4.0, "fast", "")
     assert not quantized.patches
+    assert f"{len(touched)} weights carry patches (a LoRA, for instance)" in report
+    assert re.search(r"codes the model anew \(about \d+ s\)", report)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])

@@ -89,6 +89,46 @@ def test_load_and_sample_paints_what_the_quantized_model_did(server, saved):
     assert pictures[0].tobytes() == pictures[1].tobytes()
 
 
+def quality_report(server, **inputs) -> dict:
+    """The shipped workflow, with a VQ file of random weights."""
+    checkpoint.save(server.models("vq") / "random.safetensors", random_vq_model("sd15"))
+    changes = {"LoadVQCheckpoint": {"vq_name": "random.safetensors"}, "VQQualityReport": inputs}
+    return runnable(server, "quality_report", **changes)
+
+
+def test_quality_report(server, tiny_checkpoint):
+    prompt = quality_report(server, steps=2, pictures=2)
+    record = server.run(prompt)
+    shown = output_of(prompt, record, "VQQualityReport")
+    (text,) = shown["text"]
+    assert "| tiny " in text and "| random " in text
+    assert output_of(prompt, record, "PreviewAny")["text"] == [text]
+    (folder,) = (server.output / "vq_reports").iterdir()
+    assert folder.name == "tiny_00001_"
+    assert (folder / "report.md").read_text(encoding="utf-8") == text
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    (candidate,) = report["candidates"]
+    assert candidate["size"]["nbytes"] == random_vq_model("sd15").nbytes
+    assert candidate["noise"]["sqnr_db"]["value"] < 10
+    assert (folder / "pictures.png").is_file()
+    images = [*shown["images"], *output_of(prompt, record, "PreviewImage")["images"]]
+    assert len(images) == 2 * len(list(folder.glob("*.png")))
+    assert {image["type"] for image in images} == {"temp"}
+    sizes = {Image.open(server.base / "temp" / i["subfolder"] / i["filename"]).size for i in images}
+    assert len(sizes) == 1
+
+
+def test_interrupting_a_quality_report(server, tiny_checkpoint):
+    prompt_id = server.post_prompt(quality_report(server, steps=500, pictures=9))
+    while server.get("/queue")["queue_running"] == []:
+        time.sleep(0.1)
+    time.sleep(3)
+    assert server.history(prompt_id) is None
+    server.interrupt()
+    (stopped,) = messages(server.wait(prompt_id, 30), "execution_interrupted")
+    assert stopped["node_type"] == "VQQualityReport"
+
+
 def test_the_drop_down_lists_vq_files_alone(server, saved):
     save_file({"x": torch.zeros(1)}, server.models("diffusion_models") / "dense.safetensors")
     checkpoint.save(server.models("vq") / "other.safetensors", random_vq_model("flux"))
@@ -191,10 +231,10 @@ def test_core_loaders_give_a_readable_error(server, loader):
 
 
 def test_help_and_templates_are_served(server):
-    nodes = ("VQQuantizeModel", "SaveVQCheckpoint", "LoadVQCheckpoint")
+    nodes = ("VQQuantizeModel", "SaveVQCheckpoint", "LoadVQCheckpoint", "VQQualityReport")
     folder = server.extension.name
     for node in nodes:
         page = server.get_bytes(f"/extensions/{folder}/docs/{node}.md").decode()
         assert page.startswith("# ") and "## Inputs" in page
     templates = server.get("/workflow_templates")[folder]
-    assert sorted(templates) == ["load_and_sample", "quantize_and_save"]
+    assert sorted(templates) == ["load_and_sample", "quality_report", "quantize_and_save"]

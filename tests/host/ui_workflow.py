@@ -46,6 +46,7 @@ def _widgets(node: dict[str, Any], info: Mapping[str, Any]) -> Iterator[tuple[st
             info["input"].get("required", {}).get(name) or info["input"]["optional"][name]
         )
         options = options[0] if options else {}
+        kind = options.get("widgetType", kind)
         if not (isinstance(kind, list) or kind in _WIDGET_TYPES) or options.get("forceInput"):
             continue
         assert values, f"{node['type']}: no value for {name}"

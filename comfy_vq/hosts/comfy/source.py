@@ -25,7 +25,7 @@ _UNET = "diffusion_model."
 
 
 @dataclass(frozen=True)
-class _Weight:
+class HeldWeight:
     """A tensor of the diffusion model, where it is held."""
 
     key: str  # the host's name for it, within the diffusion model
@@ -62,7 +62,7 @@ class ModelSource:
         _refuse_unfit(patcher)
         comfy.model_management.unload_model_and_clones(patcher)
         self._patcher = patcher
-        held = {weight.key: weight for weight in _weights(patcher.model.diffusion_model)}
+        held = {weight.key: weight for weight in held_weights(patcher.model.diffusion_model)}
         names, prefix, root = _saved_names(patcher, held)
         self._weights = {names[key]: weight for key, weight in held.items()}
         path = _checkpoint_path(patcher)
@@ -74,6 +74,11 @@ class ModelSource:
             metadata=metadata,
             root={**root, **_sampling_keys(patcher)},
         )
+
+    @property
+    def patched(self) -> int:
+        """How many of the weights carry patches."""
+        return sum(bool(self._patches(weight)) for weight in self._weights.values())
 
     def keys(self) -> list[str]:
         return list(self._weights)
@@ -114,7 +119,7 @@ class ModelSource:
         patched = comfy.lora.calculate_weight(patches, dense, _UNET + weight.key)
         return patched.to(self.dtype(key))
 
-    def _patches(self, weight: _Weight) -> list:
+    def _patches(self, weight: HeldWeight) -> list:
         return self._patcher.patches.get(_UNET + weight.key, [])
 
 
@@ -131,7 +136,8 @@ def _refuse_unfit(patcher: ModelPatcher) -> None:
         )
 
 
-def _weights(model: nn.Module) -> Iterator[_Weight]:
+def held_weights(model: nn.Module) -> Iterator[HeldWeight]:
+    """All that is stored of a diffusion model, natively quantized weights as one each."""
     for path, module in model.named_modules():
         quantized = isinstance(module._parameters.get("weight"), QuantizedTensor)
         transient = module._non_persistent_buffers_set
@@ -140,11 +146,11 @@ def _weights(model: nn.Module) -> Iterator[_Weight]:
             # What else a natively quantized layer holds describes its format.
             if tensor is None or (quantized and name not in ("weight", "bias")):
                 continue
-            yield _Weight(f"{path}.{name}" if path else name, module, name)
+            yield HeldWeight(f"{path}.{name}" if path else name, module, name)
 
 
 def _saved_names(
-    patcher: ModelPatcher, held: dict[str, _Weight]
+    patcher: ModelPatcher, held: dict[str, HeldWeight]
 ) -> tuple[dict[str, str], str, dict[str, Tensor]]:
     """The names under which the host would save the model, found out with empty tensors.
 

@@ -30,7 +30,7 @@ def test_inputs_keep_their_order_and_type(name, info):
 
 def test_defaults_and_limits(name, info):
     for key, expected in GOLDEN[name].get("options", {}).items():
-        options = info["input"]["required"][key][1]
+        options = {**info["input"]["required"], **info["input"].get("optional", {})}[key][1]
         assert {k: options[k] for k in expected} == expected
 
 

@@ -1,0 +1,20 @@
+"""What `evaluate` samples unless told otherwise: subjects, styles, text, counts and light vary."""
+
+PROMPTS = (
+    "a portrait of an old fisherman with a white beard, natural light, photograph",
+    "a red vintage car parked on a wet street at night, neon reflections",
+    "a bowl of ripe strawberries on a wooden table, soft window light",
+    "an aerial view of a river delta with green and brown channels",
+    "a cat sleeping on a pile of books in a small library",
+    "a watercolour painting of a lighthouse on a cliff in a storm",
+    "three blue balloons and one yellow balloon floating over a field",
+    "the interior of a gothic cathedral, shafts of coloured light, wide angle",
+    "a shop window with a sign that says OPEN in large letters",
+    "a macro photograph of a dragonfly on a blade of grass with dew",
+    "a snowy mountain village at dusk, lit windows, smoke from chimneys",
+    "a chess board seen from above in the middle of a game",
+    "two children building a sand castle on a beach, summer afternoon",
+    "an astronaut riding a horse through a desert, oil painting",
+    "a glass of water with a slice of lemon, studio photograph, white background",
+    "a busy market street in the rain, umbrellas of many colours, cinematic",
+)

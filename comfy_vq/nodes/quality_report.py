@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import comfy.samplers
+from comfy_api.latest import io, ui
+
+from ..hosts.comfy.bench import Settings
+from ..hosts.comfy.reporting import quality_report, seeds_of
+
+
+class VQQualityReport(io.ComfyNode):
+    """Node ids, and the order of inputs and outputs, are a public interface: only append."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VQQualityReport",
+            display_name="VQ Quality Report",
+            category="VQ",
+            description="Measure how far compressed models are from the original, at what size.",
+            search_aliases=["compare models", "quantization error", "sqnr", "bits per weight"],
+            inputs=[
+                io.Model.Input("reference", tooltip="The model to compare with, as a rule dense."),
+                io.Model.Input("candidate", tooltip="VQ, native formats of ComfyUI, GGUF, any."),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input("latent", tooltip="An empty latent, batch size 1."),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
+                io.Int.Input("steps", default=20, min=1, max=10000),
+                io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
+                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS),
+                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS),
+                io.Int.Input(
+                    "pictures",
+                    default=4,
+                    min=1,
+                    max=256,
+                    tooltip="How many seeds to measure with. More of them narrow the intervals.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="To compare pictures too."),
+                io.Model.Input("candidate_2", optional=True),
+                io.Model.Input("candidate_3", optional=True),
+            ],
+            outputs=[
+                io.String.Output("report"),
+                io.Image.Output("pictures"),
+                io.String.Output("json"),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        reference,
+        candidate,
+        positive,
+        negative,
+        latent,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        pictures: int,
+        vae=None,
+        candidate_2=None,
+        candidate_3=None,
+    ) -> io.NodeOutput:
+        text, images, json = quality_report(
+            reference,
+            [model for model in (candidate, candidate_2, candidate_3) if model is not None],
+            seeds_of(positive, negative, seed, pictures),
+            Settings(latent, steps, cfg, sampler_name, scheduler),
+            vae,
+        )
+        shown = ui.PreviewText(text).as_dict() | ui.PreviewImage(images, cls=cls).as_dict()
+        return io.NodeOutput(text, images, json, ui=shown)
+
+
+NODES = [VQQualityReport]
