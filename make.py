@@ -3,6 +3,7 @@
     demo    quantize the shipped model, sample from it, and write pictures and a table
     test    lint, type-check and all tests; those in a real ComfyUI where one is found
     slow    the tests that take minutes
+    python  Python in the environment of the ComfyUI that is found, for benchmarks: -m benchmarks.X
     check   lint and type-check
     format  reformat the code
 
@@ -181,7 +182,12 @@ def reformat() -> Steps:
 
 
 def demo(arguments: list[str]) -> Steps:
-    """Runs the demo in ComfyUI where one is found, else in diffusers.
+    """Runs the demo in ComfyUI where one is found, else in diffusers."""
+    return {"demo": _run("-m", "comfy_vq", "demo", *(arguments or ("--out", "demo_out")))}
+
+
+def _run(*command: str) -> int:
+    """Runs Python in the environment of the ComfyUI that is found, or in the package's own.
 
     If this Python already runs that ComfyUI, with its build of torch for the graphics card here, it
     is used as it is.
@@ -189,14 +195,13 @@ def demo(arguments: list[str]) -> Steps:
     comfyui = find_comfyui()
     environment = own_environment() if comfyui is None else host_environment(comfyui)
     variables = {VARIABLE: str(comfyui or "none")}
-    command = ("-m", "comfy_vq", "demo", *(arguments or ("--out", "demo_out")))
     if comfyui is not None and _runs_comfyui():
         done = subprocess.run(
             [sys.executable, *command], check=False, cwd=ROOT, env={**os.environ, **variables}
         )
-        return {"demo": done.returncode}
+        return done.returncode
     environment.ensure()
-    return {"demo": environment.run(*command, **variables)}
+    return environment.run(*command, **variables)
 
 
 def _runs_comfyui() -> bool:
@@ -210,6 +215,8 @@ def run_job(job: str, arguments: list[str]) -> Steps:
         return demo(arguments)
     if job == "test":
         return {**check(), **test(arguments)}
+    if job == "python":
+        return {"python": _run(*arguments)}
     if job == "slow":
         return test(arguments, markers="slow")
     return check() if job == "check" else reformat()
@@ -219,7 +226,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("job", choices=("demo", "test", "slow", "check", "format"))
+    parser.add_argument("job", choices=("demo", "test", "slow", "python", "check", "format"))
     options, arguments = parser.parse_known_args()
     try:
         steps = run_job(options.job, arguments)
