@@ -151,7 +151,7 @@ def _bench(args: argparse.Namespace, bar: tqdm) -> _Chosen:
             f"{args.reference}: measuring this model needs ComfyUI; name its folder in the "
             "environment variable COMFYUI_PATH (diffusers measures the shipped model only)"
         )
-    from ..hosts.comfy.evaluating import Sampling, bench_for
+    from ..hosts.comfy.evaluation.files import Sampling, bench_for
 
     sampling = Sampling(
         texts=_texts(args.prompts)[: args.count],

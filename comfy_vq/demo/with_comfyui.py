@@ -33,8 +33,8 @@ def comfyui_bench(
         VQError: see ``boot``; or the autoencoder cannot be read.
     """
     boot(comfyui)
-    from ..hosts.comfy.bench import ComfyBench, Prompt, Settings
-    from ..hosts.comfy.prompting import load_vae
+    from ..hosts.comfy.evaluation.bench import ComfyBench, Prompt, Settings
+    from ..hosts.comfy.evaluation.prompting import load_vae
 
     contexts = zip(captions, *task.contexts(captions), strict=True)
     prompts = [

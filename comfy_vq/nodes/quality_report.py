@@ -3,8 +3,8 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io, ui
 
-from ..hosts.comfy.bench import Settings
-from ..hosts.comfy.reporting import quality_report, seeds_of
+from ..hosts.comfy.evaluation.bench import Settings
+from ..hosts.comfy.evaluation.report import quality_report, seeds_of
 
 
 class VQQualityReport(io.ComfyNode):

@@ -17,10 +17,10 @@ from comfy_vq import checkpoint
 from comfy_vq.checkpoint.gguf import load_gguf
 from comfy_vq.errors import VQError
 from comfy_vq.evaluation import sqnr_db
-from comfy_vq.hosts.comfy.bench import ComfyBench, Prompt, Settings
-from comfy_vq.hosts.comfy.sizes import size_of
+from comfy_vq.hosts.comfy.evaluation.bench import ComfyBench, Prompt, Settings
+from comfy_vq.hosts.comfy.evaluation.sizes import size_of
+from host.evaluation.gguf_files import write_gguf
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
-from host.gguf_files import write_gguf
 from host.loras import low_rank_lora
 from host.sampling import load_dense, sample
 from host.testing_nodes import conditioning

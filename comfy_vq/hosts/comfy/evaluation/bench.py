@@ -14,8 +14,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...errors import VQError
-from ...evaluation.bench import Recording, Size, spread
+from ....errors import VQError
+from ....evaluation.bench import Recording, Size, spread
 from .candidates import load_candidate, size_in
 from .replay import Call, Listener, Replay
 

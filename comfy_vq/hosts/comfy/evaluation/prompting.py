@@ -13,9 +13,9 @@ import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ... import checkpoint
-from ...checkpoint.gguf import is_gguf
-from ...errors import VQError
+from .... import checkpoint
+from ....checkpoint.gguf import is_gguf
+from ....errors import VQError
 from .bench import Prompt
 from .candidates import is_full_checkpoint, read
 

@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 import sd_model
 from comfy_vq import checkpoint
 from comfy_vq.cli import main
-from comfy_vq.hosts.comfy.evaluating import RANDOM_CONDITIONING
+from comfy_vq.hosts.comfy.evaluation.files import RANDOM_CONDITIONING
 from comfy_vq.hosts.locate import VARIABLE
+from host.evaluation.gguf_files import write_gguf
 from host.families import random_vq_model, tiny_state_dict
-from host.gguf_files import write_gguf
 
 
 @pytest.fixture(autouse=True)

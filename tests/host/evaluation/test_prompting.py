@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from comfy_vq import checkpoint
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy import evaluating, prompting
-from comfy_vq.hosts.comfy.evaluating import Sampling, bench_for
+from comfy_vq.hosts.comfy.evaluation import files, prompting
+from comfy_vq.hosts.comfy.evaluation.files import Sampling, bench_for
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.sampling import load_dense
 
@@ -84,7 +84,7 @@ def test_a_full_checkpoint_brings_its_autoencoder(tmp_path):
     bench, note = bench_for(tmp_path / "full.safetensors", sampling(size=64), lambda: None)
     recording = bench.record(bench.load(tmp_path / "full.safetensors"))
     assert bench.decode(recording.latents).shape == (2, 64, 64, 3)
-    assert note == evaluating.RANDOM_CONDITIONING
+    assert note == files.RANDOM_CONDITIONING
 
 
 def test_text_encoders_that_are_given_are_used(tmp_path, monkeypatch):
@@ -106,4 +106,4 @@ def test_a_bare_model_is_sampled_with_random_conditioning(tmp_path, family, code
     recording = bench.record(bench.load(path))
     assert recording.latents.shape == (2, *FAMILIES[family].latent[1:])
     assert bench.decode(recording.latents) is None
-    assert note == evaluating.RANDOM_CONDITIONING
+    assert note == files.RANDOM_CONDITIONING

@@ -13,11 +13,11 @@ from comfy.model_detection import unet_prefix_from_state_dict
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ... import checkpoint
-from ...checkpoint.gguf import gguf_size, is_gguf, load_gguf
-from ...errors import VQError
-from ...evaluation.bench import Size
-from .loader import load_file
+from .... import checkpoint
+from ....checkpoint.gguf import gguf_size, is_gguf, load_gguf
+from ....errors import VQError
+from ....evaluation.bench import Size
+from ..loader import load_file
 from .sizes import logical_numel
 
 _FULL_CHECKPOINT = "model.diffusion_model."

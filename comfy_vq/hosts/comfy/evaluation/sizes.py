@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy.model_management import module_size
 from comfy.model_patcher import ModelPatcher
 
-from ...evaluation.bench import Size
-from .source import held_weights
+from ....evaluation.bench import Size
+from ..source import held_weights
 
 
 def logical_numel(patcher: ModelPatcher) -> int:

@@ -18,9 +18,9 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 from torch import Tensor
 
-from ...evaluation.run import Named, evaluate
+from ....evaluation.run import Named, evaluate
+from ..loader import FromFile, InMemory, origin_of
 from .bench import RECORDED, ComfyBench, Prompt, Settings
-from .loader import FromFile, InMemory, origin_of
 from .sizes import size_of
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""The ruler in ComfyUI: any model that it samples, from files or from a graph."""
