@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> None:
             args.out,
             judge=judge,
             layers=not args.no_layers,
-            floor=args.reference if args.floor else None,
+            floor=args.floor,
             note=note,
             say=bar.write,
         )

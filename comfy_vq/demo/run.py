@@ -94,7 +94,7 @@ def run(
         candidates,
         out,
         judge=lambda pictures: task.judge(pictures, subjects),
-        floor=files.unet,
+        floor=True,
         say=say,
     )
     say(f"\n{to_table(report)}\n\nsampled through {bench.name}; all files are in {out}")

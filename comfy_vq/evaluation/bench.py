@@ -72,8 +72,8 @@ class Bench(Protocol):
         """Of the diffusion model in a file."""
         ...
 
-    def floor(self, path: Path) -> Any | None:
-        """The model of a dense file with its weights rounded to bfloat16.
+    def floor(self, model: Any) -> Any | None:
+        """A dense model, given as its file or loaded, with its weights rounded to bfloat16.
 
         Computed in bfloat16 where the host computes in half precision. None where the host
         cannot do that.

@@ -51,7 +51,7 @@ def evaluate(
     *,
     judge: Judge | None = None,
     layers: bool = True,
-    floor: Path | None = None,
+    floor: bool = False,
     note: str | None = None,
     say: Say = print,
 ) -> Report:
@@ -63,7 +63,7 @@ def evaluate(
         judge: of pictures, the reference's included.
         layers: compare layer by layer too, for which the reference stays loaded beside each
             candidate.
-        floor: the reference's file; measures it rounded to bfloat16 as well.
+        floor: measure the reference rounded to bfloat16 as well.
         note: what a reader of the figures should know.
         say: told how far this is, and what could not be loaded.
 
@@ -78,7 +78,7 @@ def evaluate(
     say(f"{reference.name}: recorded {len(bench.prompts)} prompts in {ruler.seconds:.1f} s")
     measured: list[Figures] = []
     failures: dict[str, str] = {}
-    queue = [*_floor(reference, floor), *candidates]
+    queue = [*([_floor(reference)] if floor else []), *candidates]
     for candidate in queue:
         try:
             figures = ruler.measure(candidate)
@@ -110,21 +110,19 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Floor:
-    """Stands where a file does: the one to load with its weights rounded."""
+    """Stands where a model does: the one whose weights are to be rounded."""
 
-    path: Path
+    model: Any
 
 
-def _floor(reference: Named, path: Path | None) -> list[Named]:
-    if path is None:
-        return []
+def _floor(reference: Named) -> Named:
     numel = reference.size.numel
-    return [Named(FLOOR, _Floor(path), Size(_FLOOR_BYTES * numel, numel))]
+    return Named(FLOOR, _Floor(reference.model), Size(_FLOOR_BYTES * numel, numel))
 
 
 def _load(bench: Bench, model: Any) -> Any:
     if isinstance(model, _Floor):
-        return bench.floor(model.path)
+        return bench.floor(model.model)
     return bench.load(model) if isinstance(model, Path) else model
 
 

@@ -39,6 +39,12 @@ class VQQualityReport(io.ComfyNode):
                 io.Vae.Input("vae", optional=True, tooltip="To compare pictures too."),
                 io.Model.Input("candidate_2", optional=True),
                 io.Model.Input("candidate_3", optional=True),
+                io.Boolean.Input(
+                    "noise_floor",
+                    default=False,
+                    optional=True,
+                    tooltip="Measure the reference rounded to bfloat16 too: what is below does not count.",
+                ),
             ],
             outputs=[
                 io.String.Output("report"),
@@ -65,6 +71,7 @@ class VQQualityReport(io.ComfyNode):
         vae=None,
         candidate_2=None,
         candidate_3=None,
+        noise_floor: bool = False,
     ) -> io.NodeOutput:
         text, images, json = quality_report(
             reference,
@@ -72,6 +79,7 @@ class VQQualityReport(io.ComfyNode):
             seeds_of(positive, negative, seed, pictures),
             Settings(latent, steps, cfg, sampler_name, scheduler),
             vae,
+            noise_floor,
         )
         shown = ui.PreviewText(text).as_dict() | ui.PreviewImage(images, cls=cls).as_dict()
         return io.NodeOutput(text, images, json, ui=shown)

@@ -123,7 +123,7 @@ def test_without_matplotlib_all_but_plots_comes(measure, tmp_path, monkeypatch):
 
 
 def test_the_floor_is_the_reference_rounded(measure, files):
-    floor, good = measure("good", floor=files["dense"]).candidates
+    floor, good = measure("good", floor=True).candidates
     rounded = Network().bfloat16().float()
     bench = ToyBench()
     recording = bench.record(bench.load(files["dense"]))
@@ -138,7 +138,7 @@ def test_a_host_may_have_no_floor(measure, files):
         def floor(self, path):
             return None
 
-    report = measure("good", bench=Floorless(), floor=files["dense"])
+    report = measure("good", bench=Floorless(), floor=True)
     assert [found.name for found in report.candidates] == ["good"]
 
 
@@ -156,7 +156,7 @@ def test_a_candidate_that_cannot_be_loaded_does_not_stop_the_others(measure, tmp
 
 def test_all_failing_is_an_error(measure, files):
     with pytest.raises(VQError, match=r"no candidate could be measured.*no such file"):
-        measure("missing", floor=files["dense"])
+        measure("missing", floor=True)
 
 
 def test_another_family_is_refused(measure):

@@ -87,6 +87,14 @@ def test_measures_each_candidate(family, vq, decoded, output):
     assert node.ui["text"] == (text,) and len(node.ui["images"]) == len(pictures)
 
 
+def test_the_noise_floor_is_the_reference_in_bfloat16(family, vq, decoded):
+    _, _, values = run(family, decoded, load(InMemory(vq)), noise_floor=True).result
+    floor, coded = json.loads(values)["candidates"]
+    assert floor["name"] == "bf16 floor" and floor["size"]["bits_per_weight"] == 16
+    assert 20 < floor["noise"]["sqnr_db"]["value"] < 80
+    assert float(coded["noise"]["sqnr_db"]["value"]) > 80
+
+
 def test_compares_pictures_where_there_is_a_vae(output):
     layout = TAESD(latent_channels=4).state_dict()
     generator = torch.Generator().manual_seed(0)

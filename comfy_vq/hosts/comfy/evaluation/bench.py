@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ....errors import VQError
 from ....evaluation.bench import Recording, Size, spread
 from .candidates import load_candidate, size_in
+from .floor import rounded
 from .replay import Call, Listener, Replay
 
 RECORDED = 8
@@ -111,12 +112,9 @@ class ComfyBench:
         return size_in(path)
 
     @torch.inference_mode()
-    def floor(self, path: Path) -> ModelPatcher:
-        """The model with its weights rounded to bfloat16, in the host's own loader.
-
-        The host computes in bfloat16 where the device can, and on a CPU in float32.
-        """
-        return load_candidate(path, torch.bfloat16)
+    def floor(self, model: Path | ModelPatcher) -> ModelPatcher:
+        """The host computes in bfloat16 where the device can, and on a CPU in float32."""
+        return load_candidate(model, torch.bfloat16) if isinstance(model, Path) else rounded(model)
 
     @torch.inference_mode()
     def record(self, model: ModelPatcher) -> Recording:

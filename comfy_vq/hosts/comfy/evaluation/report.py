@@ -35,11 +35,13 @@ def quality_report(
     prompts: Sequence[Prompt],
     settings: Settings,
     vae: Any = None,
+    floor: bool = False,
 ) -> tuple[str, Tensor, str]:
     """Measure candidates against a reference, and write the report below the output folder.
 
     Args:
         vae: to compare pictures too; None for latents alone.
+        floor: measure the reference rounded to bfloat16 as well.
 
     Returns:
         The report as text; its plots and pictures, float32 ``[n, h, w, 3]`` in 0..1, the smaller
@@ -50,14 +52,14 @@ def quality_report(
         comfy.model_management.InterruptProcessingException: the user cancelled.
     """
     models = [reference, *candidates]
-    step = _progress(_evaluations(len(candidates), len(prompts), settings.steps))
+    step = _progress(_evaluations(len(candidates) + floor, len(prompts), settings.steps))
     bench = ComfyBench(prompts, settings, vae, step)
     named = [
         Named(name, model, size_of(model))
         for name, model in zip(_names(models), models, strict=True)
     ]
     out = _folder(named[0].name)
-    evaluate(bench, named[0], named[1:], out, say=log.info)
+    evaluate(bench, named[0], named[1:], out, floor=floor, say=log.info)
     text, json = ((out / f"report.{kind}").read_text(encoding="utf-8") for kind in ("md", "json"))
     return text, _images(sorted(out.glob("*.png"))), json
 
