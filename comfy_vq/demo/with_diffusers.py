@@ -63,9 +63,9 @@ class DiffusersBench:
     def size(self, path: Path) -> Size:
         return task.size_of(path)
 
-    def floor(self, path: Path) -> UNet2DConditionModel:
+    def floor(self, model: Path) -> UNet2DConditionModel:
         """Computed in float32, as all models here."""
-        rounded = {key: tensor.bfloat16() for key, tensor in _weights(path).items()}
+        rounded = {key: tensor.bfloat16() for key, tensor in _weights(model).items()}
         return load_unet(rounded).to(self._device)
 
     @torch.inference_mode()
