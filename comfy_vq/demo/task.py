@@ -23,8 +23,6 @@ SEED = 1
 """Of the first prompt's initial noise; the others count up."""
 RECORDED = tuple(spread(range(STEPS), 8))
 """Steps whose inputs candidates answer."""
-LAYER_PROMPTS = 4
-"""How many prompts, the first ones, layers are compared on."""
 
 
 def subjects(count: int) -> list[scenes.Scene]:

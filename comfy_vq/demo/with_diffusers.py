@@ -99,7 +99,7 @@ class DiffusersBench:
     @torch.inference_mode()
     def call(self, model: UNet2DConditionModel, recording: Recording, step: int) -> None:
         asked: Asked = recording.inputs[step]
-        self._noise(model, asked.latents[: task.LAYER_PROMPTS], asked.timestep)
+        self._noise(model, asked.latents[:1], asked.timestep)
 
     def _noise(self, model: UNet2DConditionModel, latents: Tensor, timestep: int) -> Tensor:
         """``[2, n, 4, h, w]`` for the first n prompts, with and without their captions."""
