@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import VQError
+from .refusal import COPY_AGAIN, plain, refuse
 
 _MAGIC = b"GGUF"
 _ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
@@ -59,21 +60,23 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     """The package and its reader of a file; what goes wrong in the block is the file's fault."""
     try:
         import gguf
-    except ImportError as error:
-        raise VQError(
-            f"{path}: reading a GGUF file needs a package that is not here: pip install gguf"
-        ) from error
+    except ImportError:
+        refuse(path, "file", "a GGUF file", "the package that reads these", "run: pip install gguf")
     try:
         yield gguf, gguf.GGUFReader(path)
     except NotImplementedError as error:
-        raise VQError(
-            f"{path}: {error}; update the package (pip install -U gguf) or take a file of another type"
-        ) from error
+        refuse(
+            path,
+            "type of a tensor",
+            str(error),
+            "one that the gguf package decodes",
+            "update it (pip install -U gguf), or take a file of another type",
+        )
     except Exception as error:  # whatever Python and numpy meet in bytes that make no sense
         reason = str(error).partition("\n")[0]
         raise VQError(
-            f"{path}: not a whole GGUF file ({type(error).__name__}: {reason}); copy or download "
-            "it again"
+            f"{path}: file: found bytes that make no sense ({type(error).__name__}: {plain(reason)}), "
+            f"expected a whole GGUF file; {COPY_AGAIN}"
         ) from error
 
 
