@@ -8,7 +8,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from tests.checkpoint.test_bad_input import CASES, complaint
+from tests.checkpoint.bad_files import CASES, complaint
 
 
 def main() -> None:
