@@ -339,7 +339,9 @@ def test_a_damaged_gguf_file_is_one_clear_error(tmp_path, length):
     write_gguf(path, tiny_state_dict("flux"), gguf.GGMLQuantizationType.Q8_0)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(VQError, match=r"cut\.gguf: file: found .*, expected a whole GGUF file; copy"):
+    with pytest.raises(
+        VQError, match=r"cut\.gguf: file: found .*, expected a whole GGUF file; copy"
+    ):
         bench_for("flux").load(cut)
 
 
