@@ -27,14 +27,23 @@ class Rotation:
 
 
 @lru_cache(maxsize=256)
-def sign_vector(seed: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """The signs of a rotation: float32 ``[width]`` of +1 and -1.
+def sign_bytes(seed: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """The signs of a rotation as bits: uint8 ``[ceil(width / 8)]``, SHAKE-128 over the seed.
 
-    Sign i is bit ``i % 8`` (least significant first) of byte ``i // 8`` of SHAKE-128 over the
-    seed as eight little-endian bytes; a set bit is -1. A shorter width is a prefix of a longer.
+    The seed is hashed as eight little-endian bytes. Bit ``i % 8`` (least significant first) of
+    byte ``i // 8`` belongs to column i; a set bit means -1.
     """
     stream = hashlib.shake_128(seed.to_bytes(8, "little")).digest((width + 7) // 8)
-    bits = torch.frombuffer(bytearray(stream), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(stream), dtype=torch.uint8).to(device)
+
+
+@lru_cache(maxsize=256)
+def sign_vector(seed: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """The signs of a rotation: float32 ``[width]`` of +1 and -1, see ``sign_bytes``.
+
+    A shorter width is a prefix of a longer.
+    """
+    bits = sign_bytes(seed, width)
     bits = (bits[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
     return (1.0 - 2.0 * bits.flatten()[:width].float()).to(device)
 
