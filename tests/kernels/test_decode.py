@@ -51,9 +51,3 @@ def test_slices_do_not_change_the_result(monkeypatch):
 
     monkeypatch.setattr(eager, "_SLICE", 5 * 128)
     assert torch.equal(decode(weight), whole)
-
-
-def test_the_choice_explains_itself():
-    assert (
-        kernels.explain("decode_additive", torch.device("cpu")) == "decode_additive on cpu: eager"
-    )
