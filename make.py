@@ -39,7 +39,10 @@ TORCH = "torch==2.13.0"
 TORCHVISION = "torchvision==0.28.0"  # the release that belongs to this torch
 TOOLS = ("ruff==0.17.6", "basedpyright==1.40.2", "pytest>=8", "setuptools>=77")
 EXTRAS = ("gguf", "matplotlib")  # of requirements.txt
-PACKAGE = (TORCH, "numpy", "safetensors", "tqdm", "diffusers", "pillow", "kornia", "scipy", *EXTRAS)
+# For tests of its kernels, which need no graphics card. Users have the one that came with their torch.
+TRITON = "triton==3.7.1; sys_platform == 'linux' and platform_machine == 'x86_64'"
+RUNS_WITH = ("numpy", "safetensors", "tqdm", "diffusers", "pillow", "kornia", "scipy", *EXTRAS)
+PACKAGE = (TORCH, TRITON, *RUNS_WITH)
 # ComfyUI names these, but which build fits beside torch is chosen here.
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 
