@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 import secrets
@@ -60,15 +61,21 @@ def atomic_write(path: str | os.PathLike[str], size: int = 0) -> Iterator[Binary
 def _check_destination(path: Path, size: int) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    disk = shutil.disk_usage(path.parent)
-    if disk.total > 0 and disk.free < size:  # a total of 0 means that the system does not know
+    free = free_bytes(path.parent)
+    if free < size:
         refuse(
             path,
             "cannot be written",
-            f"{disk.free} bytes free",
+            f"{free} bytes free",
             f"at least {size}",
             "nothing was written: free some space, or choose another folder",
         )
+
+
+def free_bytes(folder: Path) -> float:
+    """What can still be written to a folder's disk; inf where the system does not know."""
+    disk = shutil.disk_usage(folder)
+    return disk.free if disk.total > 0 else math.inf
 
 
 @contextmanager

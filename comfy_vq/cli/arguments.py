@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import torch
 
 from ..budget import Fit, parse_bits
+from ..checkpoint.atomic import free_bytes
 from ..codecs import EFFORTS
 from ..errors import VQError
 
@@ -68,10 +68,10 @@ def check_space(path: Path, nbytes: int) -> None:
     Raises:
         VQError: too little is free in the folder of ``path``.
     """
-    disk = shutil.disk_usage(path.absolute().parent)
-    if disk.total > 0 and disk.free < nbytes:  # a total of 0 means that the system does not know
+    free = free_bytes(path.absolute().parent)
+    if free < nbytes:
         raise VQError(
-            f"{path}: found {disk.free / 1e6:.1f} MB free, expected {nbytes / 1e6:.1f} MB; free some space, "
+            f"{path}: found {free / 1e6:.1f} MB free, expected {nbytes / 1e6:.1f} MB; free some space, "
             "or name a file on another disk"
         )
 

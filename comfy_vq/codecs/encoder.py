@@ -19,8 +19,7 @@ from .scales import fit_scales, unbiased_scales
 from .threads import map_slabs, one_thread
 from .weight import CodebookSet
 
-_SLAB = {"cpu": 1 << 17}
-_LARGE_SLAB = 1 << 22
+_CPU_SLAB, _SLAB = 1 << 17, 1 << 22
 """Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere."""
 _TRAINING_GROUPS = 1 << 15
 _HELD_OUT_GROUPS = 1 << 13
@@ -89,7 +88,7 @@ class Coder:
 
     def code(self, matrix: Tensor, spec: AdditiveSpec) -> tuple[Tensor, Tensor]:
         """uint8 codes ``[rows, groups, M]`` and float32 scales ``[rows]``."""
-        size = _SLAB.get(matrix.device.type, _LARGE_SLAB)
+        size = _CPU_SLAB if matrix.device.type == "cpu" else _SLAB
         slabs = matrix.split(max(1, size // matrix.shape[1]))
         codes, scales = [], []
         for slab, (code, scale) in zip(

@@ -61,7 +61,7 @@ class Bench(Protocol):
 
     @property
     def seeds(self) -> Sequence[int]:
-        """Of the prompts, or one for all of them where they are sampled as one batch."""
+        """One of each prompt."""
         ...
 
     def load(self, path: Path) -> Any:
