@@ -13,7 +13,9 @@ if __spec__ is not None:
     __spec__.submodule_search_locations = __path__
 
 if TYPE_CHECKING:
+    from ..kernels.dispatch import OPERATIONS as OPERATIONS
     from ..kernels.dispatch import decode_additive as decode_additive
+    from ..kernels.dispatch import decode_additive_int8 as decode_additive_int8
     from ..kernels.dispatch import decode_int8 as decode_int8
     from ..kernels.dispatch import explain as explain
     from ..kernels.hadamard import Rotation as Rotation
@@ -21,12 +23,20 @@ if TYPE_CHECKING:
     from ..kernels.hadamard import sign_vector as sign_vector
     from ..kernels.hadamard import unrotate as unrotate
 else:
-    from .kernels.dispatch import decode_additive, decode_int8, explain
+    from .kernels.dispatch import (
+        OPERATIONS,
+        decode_additive,
+        decode_additive_int8,
+        decode_int8,
+        explain,
+    )
     from .kernels.hadamard import Rotation, rotate, sign_vector, unrotate
 
 __all__ = [
+    "OPERATIONS",
     "Rotation",
     "decode_additive",
+    "decode_additive_int8",
     "decode_int8",
     "explain",
     "rotate",

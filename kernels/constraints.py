@@ -62,6 +62,17 @@ class OnGraphicsCard:
 
 
 @dataclass(frozen=True)
+class OnCPU:
+    """Main memory."""
+
+    def __str__(self) -> str:
+        return "a device cpu"
+
+    def refusal(self, case: Case) -> str | None:
+        return None if case.device.type == "cpu" else str(case.device)
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A graphics card that the kernels were compiled for.
 

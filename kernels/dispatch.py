@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import eager, triton_ready
-from .constraints import Case, Constraint
+from . import cpu, eager, triton_ready
+from .constraints import Case, Constraint, OnCPU
 from .hadamard import Rotation
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,24 @@ class Kernel:
 _KERNELS: dict[str, list[Kernel]] = {
     "decode_additive": [
         Kernel("triton", triton_ready.decode_additive, triton_ready.ADDITIVE),
+        Kernel("integers", cpu.decode_additive, (OnCPU(),)),
         Kernel("eager", eager.decode_additive),
+    ],
+    "decode_additive_int8": [
+        Kernel("integers", cpu.decode_additive_int8, (OnCPU(),)),
+        Kernel("eager", eager.decode_additive_int8),
     ],
     "decode_int8": [
         Kernel("triton", triton_ready.decode_int8, triton_ready.INT8),
         Kernel("eager", eager.decode_int8),
     ],
 }
+_USUAL: dict[str, Callable[[torch.device], Case]] = {
+    "decode_additive": lambda device: Case(device, torch.float16, 3, 128),
+    "decode_additive_int8": lambda device: Case(device, torch.int8, 3),
+    "decode_int8": lambda device: Case(device, torch.float16),
+}
+OPERATIONS = tuple(_USUAL)
 _chosen: dict[tuple[str, Case], Kernel] = {}
 _told: set[str] = set()
 
@@ -89,11 +100,10 @@ def _index_bits(weights: int) -> int:
 def explain(operation: str, device: torch.device, case: Case | None = None) -> str:
     """One line: which implementation of ``operation`` runs on ``device``, and why others do not.
 
-    Without a case, one of float16, and of 3 codebooks under a rotation of 128 for additive codes.
+    Without a case, for a usual one: float16, 3 codebooks, a rotation of 128.
     """
     if case is None:
-        books, block = (3, 128) if operation == "decode_additive" else (0, 0)
-        case = Case(device, torch.float16, books, block)
+        case = _USUAL[operation](device)
     refused, running = [], ""
     for kernel in _KERNELS[operation]:
         why = kernel.refusal(case)
@@ -113,6 +123,7 @@ def decode_additive(
     rotation: Rotation | None,
     period: int,
     dtype: torch.dtype,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Decode additive codes to a matrix ``[rows, width]`` of ``dtype``, on the codes' device.
 
@@ -129,15 +140,31 @@ def decode_additive(
         period: input width, after which the signs of the rotation repeat (each tap of a
             convolution is rotated alike).
         dtype: floating dtype of the result.
+        out: contiguous ``[rows, width]`` of ``dtype`` to write to and return.
     """
     rows, groups, books = codes.shape
     block = 0 if rotation is None else rotation.block
     case = Case(codes.device, dtype, books, block, groups % 4 == 0, _index_bits(rows * groups * 8))
     run = _choose("decode_additive", case).run
-    return run(codes, codebooks, step, offset, scales, rotation, period, dtype)
+    return run(codes, codebooks, step, offset, scales, rotation, period, dtype, out=out)
 
 
-def decode_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def decode_additive_int8(
+    codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
+) -> Tensor:
+    """Sums of entries minus the offset, int8 ``[rows, width]``, not rotated back.
+
+    With ``step`` and the row scales as factors it is the weight in the rotated basis. The sums of
+    ``codebooks [M, 256, 8]`` less ``offset`` must be signed bytes, as those of every set in a file are.
+    """
+    rows, groups, books = codes.shape
+    case = Case(codes.device, torch.int8, books, index_bits=_index_bits(rows * groups * 8))
+    return _choose("decode_additive_int8", case).run(codes, codebooks, offset, out=out)
+
+
+def decode_int8(
+    codes: Tensor, scales: Tensor, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
     """Decode int8 rows: ``codes [rows, width] * scales [rows] / 128`` in float32, cast to ``dtype``."""
     case = Case(codes.device, dtype, index_bits=_index_bits(codes.numel()))
-    return _choose("decode_int8", case).run(codes, scales, dtype)
+    return _choose("decode_int8", case).run(codes, scales, dtype, out=out)

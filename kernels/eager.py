@@ -19,6 +19,7 @@ def decode_additive(
     rotation: Rotation | None,
     period: int,
     dtype: torch.dtype,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Weights from additive codes; arguments as in ``dispatch.decode_additive``.
 
@@ -33,8 +34,8 @@ def decode_additive(
     factors = scales.float() * norm
     bases = torch.arange(books, device=codes.device, dtype=torch.int32) * codebooks.shape[1]
     width = groups * codebooks.shape[-1]
-    weight = torch.empty((rows, width), dtype=dtype, device=codes.device)
-    per_slice = max(1, _SLICE // width)
+    weight = _made(out, (rows, width), dtype, codes.device)
+    per_slice = max(1, _SLICE // max(1, width))
     for start in range(0, rows, per_slice):
         part = slice(start, min(start + per_slice, rows))
         entries = codes[part].reshape(-1, books).to(torch.int32) + bases
@@ -45,11 +46,35 @@ def decode_additive(
     return weight
 
 
-def decode_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def decode_additive_int8(
+    codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
+) -> Tensor:
+    """Sums of entries as signed bytes; arguments as in ``dispatch.decode_additive_int8``."""
+    rows, groups, books = codes.shape
+    sums = _made(out, (rows, groups * 8), torch.int8, codes.device)
+    per_slice = max(1, _SLICE // max(1, groups * 8))
+    for start in range(0, rows, per_slice):
+        part = slice(start, start + per_slice)
+        total = codebooks[0][codes[part, :, 0].long()]
+        for book in range(1, books):
+            total += codebooks[book][codes[part, :, book].long()]
+        sums[part] = (total - offset).view(torch.int8).flatten(1)
+    return sums
+
+
+def decode_int8(
+    codes: Tensor, scales: Tensor, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
     """Weights from int8 rows; arguments as in ``dispatch.decode_int8``."""
-    weight = torch.empty(codes.shape, dtype=dtype, device=codes.device)
+    weight = _made(out, codes.shape, dtype, codes.device)
     per_slice = max(1, _SLICE // max(1, codes.shape[1]))
     for start in range(0, codes.shape[0], per_slice):
         part = slice(start, start + per_slice)
         weight[part] = codes[part].float().mul_(scales[part].float()[:, None] / 128)
     return weight
+
+
+def _made(
+    out: Tensor | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device) if out is None else out

@@ -159,10 +159,11 @@ def decode_additive(
     rotation: Rotation | None,
     period: int,
     dtype: torch.dtype,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Weights from additive codes; arguments as in ``dispatch.decode_additive``."""
     rows, groups, books = codes.shape
-    weight = torch.empty((rows, groups * 8), dtype=dtype, device=codes.device)
+    weight = _room(rows, groups * 8, dtype, codes.device, out)
     run = run_length(groups, rotation)
     runs = rows * groups // run
     codes, codebooks = aligned(codes), aligned(codebooks)
@@ -193,16 +194,41 @@ def decode_additive(
     return weight
 
 
-def decode_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def decode_int8(
+    codes: Tensor, scales: Tensor, dtype: torch.dtype, out: Tensor | None = None
+) -> Tensor:
     """Weights from int8 rows; arguments as in ``dispatch.decode_int8``."""
     rows, width = codes.shape
-    weight = torch.empty((rows, width), dtype=dtype, device=codes.device)
+    weight = _room(rows, width, dtype, codes.device, out)
     tiles = -(-width // INT8_BLOCK)
     with current(codes.device):
         int8[(rows * tiles,)](
             aligned(codes), aligned(scales), weight, width, tiles, BLOCK=INT8_BLOCK, num_warps=4
         )
     return weight
+
+
+def _room(
+    rows: int, width: int, dtype: torch.dtype, device: torch.device, out: Tensor | None
+) -> Tensor:
+    """``out``, or a new matrix where it is None.
+
+    Raises:
+        ValueError: ``out`` is not a contiguous ``[rows, width]`` of ``dtype`` on ``device``.
+    """
+    if out is None:
+        return torch.empty((rows, width), dtype=dtype, device=device)
+    if (
+        out.shape != (rows, width)
+        or out.dtype != dtype
+        or out.device != device
+        or not out.is_contiguous()
+    ):
+        raise ValueError(
+            f"out is {tuple(out.shape)} of {out.dtype} on {out.device}, and asked for is a "
+            f"contiguous {(rows, width)} of {dtype} on {device}"
+        )
+    return out
 
 
 def aligned(x: Tensor) -> Tensor:

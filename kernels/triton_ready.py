@@ -72,14 +72,14 @@ INT8 = (
 )
 
 
-def decode_additive(*arguments: Any) -> Tensor:
+def decode_additive(*arguments: Any, out: Tensor | None = None) -> Tensor:
     """As ``eager.decode_additive``, where nothing in ``ADDITIVE`` refuses."""
-    return _loaded().decode_additive(*arguments)
+    return _loaded().decode_additive(*arguments, out=out)
 
 
-def decode_int8(*arguments: Any) -> Tensor:
+def decode_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
     """As ``eager.decode_int8``, where nothing in ``INT8`` refuses."""
-    return _loaded().decode_int8(*arguments)
+    return _loaded().decode_int8(*arguments, out=out)
 
 
 def _loaded() -> Any:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     ]
     for device in _devices():
         lines.append((str(device), _name(device)))
-        for operation in ("decode_additive", "decode_int8"):
+        for operation in kernels.OPERATIONS:
             lines.append(("", kernels.explain(operation, device)))
     for name, value in lines:
         print(f"{name:14}{value}")

@@ -67,7 +67,7 @@ class Additive:
         tensors = {"codes": codes, "scales": half_scales(scales)}
         return VQWeight(spec, shape, weight.dtype, tensors, coder.shared)
 
-    def decode(self, weight: VQWeight, dtype: torch.dtype) -> Tensor:
+    def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
         codes, scales, shared = weight.tensors["codes"], weight.tensors["scales"], weight.codebooks
         if shared is None:
             raise VQError("field codebooks: an additive weight has no codebook set; read it anew")
@@ -80,6 +80,7 @@ class Additive:
             weight.spec.rotation,
             weight.shape[1],
             dtype,
+            out,
         )
 
     def pieces(self, spec: AdditiveSpec, shape: tuple[int, ...]) -> dict[str, Piece]:

@@ -62,8 +62,8 @@ class Int8:
             self.spec_for(bits, tuple(weight.shape)), tuple(weight.shape), weight.dtype, tensors
         )
 
-    def decode(self, weight: VQWeight, dtype: torch.dtype) -> Tensor:
-        return kernels.decode_int8(weight.tensors["codes"], weight.tensors["scales"], dtype)
+    def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+        return kernels.decode_int8(weight.tensors["codes"], weight.tensors["scales"], dtype, out)
 
     def pieces(self, spec: Int8Spec, shape: tuple[int, ...]) -> dict[str, Piece]:
         rows, columns = matrix_shape(shape)

@@ -32,8 +32,8 @@ class Codec(Protocol):
     encode: Callable[..., VQWeight]
     """Code a checked float weight; keyword options as in ``codecs.encode``."""
 
-    def decode(self, weight: VQWeight, dtype: torch.dtype) -> Tensor:
-        """The coded matrix (see ``weight.to_matrix``)."""
+    def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+        """The coded matrix (see ``weight.to_matrix``), in ``out`` where that is given."""
         ...
 
     def pieces(self, spec: Any, shape: tuple[int, ...]) -> dict[str, Piece]:

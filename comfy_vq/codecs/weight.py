@@ -79,7 +79,7 @@ class VQWeight:
         spec: how it was coded; a frozen dataclass of its codec.
         shape: logical shape, ``[out, in]`` or ``[out, in, kh, kw]``.
         dtype: of the weight that was coded; what a dense copy is written as.
-        tensors: the layer's own pieces by name.
+        tensors: the layer's own pieces by name; the first dimension of each is that of ``shape``.
         codebooks: the set that it refers to, or None where its codec has none.
     """
 
@@ -109,14 +109,25 @@ class VQWeight:
         shared = 0 if self.codebooks is None else self.codebooks.nbytes
         return 8 * (self.nbytes + shared) / self.numel
 
-    def decode(self, dtype: torch.dtype = torch.float32) -> Tensor:
+    def decode(self, dtype: torch.dtype = torch.float32, out: Tensor | None = None) -> Tensor:
         """The weight of ``shape``, computed in float32, cast to ``dtype``.
 
         A convolution's weight comes in channels_last memory, the order in which it is coded.
+
+        Args:
+            dtype: of the result.
+            out: contiguous ``[rows, columns]`` of ``dtype`` (see ``matrix_shape``) to decode into;
+                the result is a view of it.
         """
         from .registry import get
 
-        return from_matrix(get(self.codec).decode(self, dtype), self.shape)
+        return from_matrix(get(self.codec).decode(self, dtype, out), self.shape)
+
+    def rows(self, part: slice) -> VQWeight:
+        """A slice of its outputs, which shares the memory."""
+        tensors = {name: t[part] for name, t in self.tensors.items()}
+        count = len(range(*part.indices(self.shape[0])))
+        return replace(self, shape=(count, *self.shape[1:]), tensors=tensors)
 
     def to(self, device: torch.device | str) -> VQWeight:
         tensors = {name: t.to(device) for name, t in self.tensors.items()}

@@ -25,7 +25,7 @@ def launches(monkeypatch):
     """A Triton whose every launch fails; the list of launches."""
     seen = []
 
-    def launch(*arguments):
+    def launch(*arguments, **_):
         seen.append(arguments)
         raise RuntimeError("no kernel image\nand much more")
 
@@ -43,10 +43,10 @@ def expected():
     return CODES.float() * (SCALES.float() / 128)[:, None]
 
 
-def test_a_cpu_decodes_in_eager(monkeypatch):
+def test_a_cpu_decodes_in_integers(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert kernels.explain("decode_additive", CPU) == (
-        "decode_additive on cpu: eager; "
+        "decode_additive on cpu: integers; "
         "not triton: needs a device cuda, or cpu with TRITON_INTERPRET=1, found cpu"
     )
 
@@ -58,7 +58,7 @@ def test_old_cards_are_named_by_capability(monkeypatch, operation):
     assert line.startswith(
         f"{operation} on cuda:0: eager; not triton: needs compute capability 8.0"
     )
-    assert line.endswith("found 7.5")
+    assert "found 7.5" in line
 
 
 def test_unknown_amd_cards_are_named(monkeypatch):
@@ -72,8 +72,7 @@ def test_a_missing_triton_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(triton_ready, "kernels", lambda: "ModuleNotFoundError: no triton")
     line = kernels.explain("decode_additive", CARD)
-    assert line.endswith("eager; not triton: needs a Triton that works, found "
-                         "ModuleNotFoundError: no triton")  # fmt: skip
+    assert "eager; not triton: needs a Triton that works, found ModuleNotFoundError" in line
 
 
 def test_a_failed_launch_is_tried_once_and_logged_once(launches, caplog):
@@ -88,14 +87,14 @@ def test_a_failed_launch_is_tried_once_and_logged_once(launches, caplog):
 
 
 def test_wrong_weights_are_no_weights(monkeypatch, launches):
-    wrong = SimpleNamespace(decode_int8=lambda codes, scales, dtype: codes.to(dtype))
+    wrong = SimpleNamespace(decode_int8=lambda codes, scales, dtype, **_: codes.to(dtype))
     monkeypatch.setattr(triton_ready, "kernels", lambda: wrong)
     assert torch.equal(decode(), expected())
     assert "wrong weights in" in kernels.explain("decode_int8", CPU)
 
 
 def test_want_of_memory_is_the_host_s_to_handle(monkeypatch, launches):
-    def launch(*_):
+    def launch(*_, **__):
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(

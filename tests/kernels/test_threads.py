@@ -4,8 +4,9 @@ import threading
 
 import pytest
 import torch
+from comfy_vq.kernels.threads import map_slabs, one_thread
 
-from comfy_vq.codecs.threads import map_slabs, one_thread
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,9 @@ def three_threads():
 
 def test_results_come_in_order():
     slabs = torch.arange(50.0).split(1)
-    assert [float(x) for x in map_slabs(lambda slab: slab * 2, slabs)] == [2 * i for i in range(50)]
+    assert [float(x) for x in map_slabs(lambda slab: slab * 2, slabs, CPU)] == [
+        2 * i for i in range(50)
+    ]
 
 
 def test_each_slab_is_one_threads_alone():
@@ -29,7 +32,7 @@ def test_each_slab_is_one_threads_alone():
         together.wait()
         return torch.get_num_threads(), threading.current_thread().name
 
-    found = list(map_slabs(meet, torch.zeros(6).split(1)))
+    found = list(map_slabs(meet, torch.zeros(6).split(1), CPU))
     assert {threads for threads, _ in found} == {1}
     assert threading.current_thread().name not in {name for _, name in found}
     assert torch.get_num_threads() == 3
@@ -39,7 +42,7 @@ def test_a_caller_that_stops_leaves_the_rest_undone():
     done = []
     slabs = torch.arange(100).split(1)
     with pytest.raises(InterruptedError):
-        for _ in map_slabs(lambda slab: done.append(int(slab)), slabs):
+        for _ in map_slabs(lambda slab: done.append(int(slab)), slabs, CPU):
             raise InterruptedError
     assert len(done) <= 8
 
@@ -49,7 +52,7 @@ def test_errors_reach_the_caller():
         raise ArithmeticError(f"slab {int(slab)}")
 
     with pytest.raises(ArithmeticError, match="slab 0"):
-        list(map_slabs(fail, torch.arange(4).split(1)))
+        list(map_slabs(fail, torch.arange(4).split(1), CPU))
 
 
 def test_one_thread_is_undone():
