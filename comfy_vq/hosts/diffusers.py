@@ -17,6 +17,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.loaders.single_file_utils import LDM_UNET_KEY, convert_ldm_unet_checkpoint
 from torch import Tensor, nn
 
+from .. import compute
 from ..codecs import VQWeight
 from ..errors import VQError
 from ..model import VQModel
@@ -42,13 +43,13 @@ class CodedLayer(nn.Module):
             self.register_buffer("codebooks", weight.codebooks.codebooks)
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias))
 
-    def decode(self, dtype: torch.dtype) -> Tensor:
-        """The weight in its logical shape, on the device of the pieces."""
+    def weight(self) -> VQWeight:
+        """The coded weight, on the device of the pieces."""
         pieces = {name: getattr(self, name) for name in self._coded.tensors}
         shared = self._coded.codebooks
         if shared is not None:
             shared = replace(shared, codebooks=self.get_buffer("codebooks"))
-        return replace(self._coded, tensors=pieces, codebooks=shared).decode(dtype)
+        return replace(self._coded, tensors=pieces, codebooks=shared)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CodedLayer:
         # A cast of the network changes what is computed with, never what is stored.
@@ -61,7 +62,7 @@ class CodedLinear(CodedLayer):
     """`torch.nn.Linear` with a coded weight."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.decode(x.dtype), self.bias)
+        return compute.linear(x, self.weight(), self.bias)
 
 
 class CodedConv2d(CodedLayer):
@@ -72,7 +73,10 @@ class CodedConv2d(CodedLayer):
         self.geometry = (like.stride, like.padding, like.dilation, like.groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.decode(x.dtype), self.bias, *self.geometry)
+        return compute.conv2d(self._convolve, x, self.weight(), self.bias, self.geometry[-1])
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, *self.geometry)
 
 
 def load_unet(

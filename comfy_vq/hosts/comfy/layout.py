@@ -168,7 +168,12 @@ def pieces(weight: QuantizedTensor, key: str) -> dict[str, Tensor]:
 
 def decode(weight: QuantizedTensor, dtype: torch.dtype) -> Tensor:
     """The dense weight in ``dtype``, on the device of its codes."""
-    return _weight(weight._qdata, weight.params).decode(dtype)
+    return coded(weight).decode(dtype)
+
+
+def coded(weight: QuantizedTensor) -> VQWeight:
+    """What ``weight`` holds, on the device where it is."""
+    return _weight(weight._qdata, weight.params)
 
 
 def _codebook_set(params: VQLayout.Params) -> CodebookSet | None:

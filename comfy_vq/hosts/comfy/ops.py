@@ -8,15 +8,16 @@ coded is decoded to the compute dtype, multiplied with, and forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-import comfy.model_management
 import comfy.ops
 import torch
+from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor
 from torch.nn import Parameter
 
-from .layout import decode, is_coded, pieces, settled
+from ... import compute
+from .layout import coded, is_coded, pieces, settled
 
 _COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -33,6 +34,14 @@ def _piece(name: str) -> property:
     return property(read)
 
 
+class Compute(Protocol):
+    """Another way to multiply with a coded weight than to decode it to the input's dtype."""
+
+    def linear(self, input: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor | None:
+        """The output of a linear layer, or None to have it computed in the usual way."""
+        ...
+
+
 class CodedWeight:
     """What a layer with a coded weight does differently; goes before the host's layer class.
 
@@ -41,6 +50,9 @@ class CodedWeight:
 
     weight: Parameter
     bias: Parameter | None
+
+    compute: Compute | None = None
+    """Multiplies in another way where it can."""
 
     owns_codebooks = True
     """Whether this layer lists its codebook set in the state dict. Of all layers that refer to a
@@ -66,8 +78,10 @@ class CodedWeight:
             device=input.device,
             offloadable=True,
         )
-        dense = decode(weight, input.dtype) if is_coded(weight) else weight.to(input.dtype)
-        output = self._compute(input, dense, bias)
+        if is_coded(weight):
+            output = self._multiply(input, weight, bias)
+        else:
+            output = self._multiply_dense(input, weight.to(input.dtype), bias)
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
         return output
 
@@ -137,13 +151,17 @@ class VQOperations(comfy.ops.manual_cast):
     """The operations class of a VQ model."""
 
     class Linear(CodedWeight, comfy.ops.manual_cast.Linear):
-        def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        def _multiply(self, input: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
+            output = None if self.compute is None else self.compute.linear(input, weight, bias)
+            return compute.linear(input, coded(weight), bias) if output is None else output
+
+        def _multiply_dense(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return torch.nn.functional.linear(input, weight, bias)
 
     class Conv2d(CodedWeight, comfy.ops.manual_cast.Conv2d):
-        def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            # Decoded in channels_last; left so, it would set the memory order of all that follows.
-            # The view does for 1x1 kernels, whose strides say both, what a copy does for others.
-            if not comfy.model_management.force_channels_last():
-                weight = weight.contiguous().flatten(1).view(weight.shape)
+        def _multiply(self, input: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
+            # Through the layer's own method, which other extensions replace (seamless tiling).
+            return compute.conv2d(self._conv_forward, input, coded(weight), bias, self.groups)
+
+        def _multiply_dense(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return self._conv_forward(input, weight, bias)
