@@ -1,36 +1,27 @@
-"""Decoding on a CPU in plain PyTorch, in integers until the last step.
+"""Decoding on a CPU in plain PyTorch: sums of entries by ``embedding_bag``, the rotation in integers.
 
-An entry is one 64-bit word of eight unsigned bytes, and a set whose M ranges sum to at most 255 lets
-one addition of words sum all eight: as fast as a lookup gets without a compiler. The inverse
-rotation is an integer matrix product, which is exact too. Slabs of rows are small enough for the
-cache, and each is one thread's alone.
+What limits the speed is memory, so slices are small enough for the cache and every buffer is kept.
+The sums are signed bytes, and their inverse rotation is a product of bytes in int32, which is exact
+and which CPUs do several times as fast as one of floats.
 """
 
 import threading
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import eager
 from .hadamard import Rotation, hadamard_matrix, sign_vector
-from .threads import map_slabs
 
 _int_mm: Any = getattr(torch, "_int_mm", None)
 """int8 times int8 in int32. Torch's own, yet without a public name; other libraries call it, too."""
 
-_SLAB = 1 << 18
-"""Weights decoded at a time; 4 MB of workspace for each thread."""
-
-_SHAPES = 64
-"""Shapes of slabs for which a thread keeps its views of the workspace."""
-
-_OFFSET = 128
-_SIGNS = -0x7F7F7F7F7F7F7F80
-"""The highest bit of each byte: flipped, it turns a sum into the signed byte sum - 128."""
+_SLICE = 1 << 19
+"""Weights decoded at a time; 7 MB of workspace."""
 
 
 def decode_additive(
@@ -45,34 +36,28 @@ def decode_additive(
     out: Tensor | None = None,
 ) -> Tensor:
     """Weights from additive codes; arguments as in ``dispatch.decode_additive``."""
-    table = _words(codebooks) if offset == _OFFSET else None
-    if table is None:
+    table, sums_are_bytes = _table(codebooks, offset)
+    if rotation is not None and not (sums_are_bytes and multiplies_bytes()):
         return eager.decode_additive(
             codes, codebooks, step, offset, scales, rotation, period, dtype, out
         )
-    rows, groups, books = codes.shape
-    width = groups * 8
-    weight = _plain((rows, width), dtype) if out is None else out
-    block = 0 if rotation is None else rotation.block
+    rows, groups, _ = codes.shape
+    width, block = groups * 8, 0 if rotation is None else rotation.block
+    weight = torch.empty((rows, width), dtype=dtype) if out is None else out
     factors = (scales.float() * (step if rotation is None else step * block**-0.5))[:, None]
     signs = None if rotation is None else _signs(rotation.seed, period, width)
-    size = _slab_rows(rows, width)
-
-    def slab(parts: tuple[Tensor, Tensor, Tensor]) -> None:
-        own, factor, target = parts
-        space = _views(len(target), groups, books, block)
-        space.sum(own, table)
-        exact = target if dtype == torch.float32 else space.exact
+    size = max(1, _SLICE // max(1, width))
+    for start in range(0, rows, size):
+        target = weight[start : start + size]
+        exact = target if dtype == torch.float32 else _buffer("exact", torch.float32, target.shape)
+        sums = _sums(codes[start : start + size], table)
         if signs is None:
-            exact.copy_(space.matrix)
+            exact.copy_(sums.view(target.shape))
         else:
-            exact.copy_(space.unrotated()).mul_(signs)
-        exact.mul_(factor)
+            exact.copy_(_unrotated(sums, block).view(target.shape)).mul_(signs)
+        exact.mul_(factors[start : start + size])
         if exact is not target:
             target.copy_(exact)
-
-    own = codes.reshape(-1).split(size * groups * books)
-    _run(slab, list(zip(own, factors.split(size), weight.split(size), strict=True)))
     return weight
 
 
@@ -80,140 +65,35 @@ def decode_additive_int8(
     codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
 ) -> Tensor:
     """Sums of entries as signed bytes; arguments as in ``dispatch.decode_additive_int8``."""
-    table = _words(codebooks) if offset == _OFFSET else None
-    if table is None:
-        return eager.decode_additive_int8(codes, codebooks, offset, out)
-    rows, groups, books = codes.shape
-    sums = _plain((rows, groups * 8), torch.int8) if out is None else out
-    size = _slab_rows(rows, groups * 8)
-
-    def slab(parts: tuple[Tensor, Tensor]) -> None:
-        own, target = parts
-        space = _views(len(target), groups, books, 0)
-        space.sum(own, table)
-        target.copy_(space.matrix)
-
-    own = codes.reshape(-1).split(size * groups * books)
-    _run(slab, list(zip(own, sums.split(size), strict=True)))
+    rows, groups, _ = codes.shape
+    table, _ = _table(codebooks, offset)
+    sums = torch.empty((rows, groups * 8), dtype=torch.int8) if out is None else out
+    size = max(1, _SLICE // max(1, groups * 8))
+    for start in range(0, rows, size):
+        target = sums[start : start + size]
+        target.copy_(_sums(codes[start : start + size], table).view(target.shape))
     return sums
 
 
-def _plain(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor that threads may write which know nothing of the caller's inference mode."""
-    with torch.inference_mode(False):
-        return torch.empty(shape, dtype=dtype)
+def _sums(codes: Tensor, table: Tensor) -> Tensor:
+    """float32 ``[groups, 8]``: sums of entries less the offset."""
+    books = codes.shape[-1]
+    index = _buffer("index", torch.int32, (codes.numel(),))
+    index.copy_(codes.reshape(-1)).add_(_repeated(books, len(index)))
+    return F.embedding_bag(index, table, _bags(books, len(index)), mode="sum")
 
 
-def _slab_rows(rows: int, width: int) -> int:
-    """Rows of a slab, so that slabs are about equal and keep every thread at work."""
-    threads = torch.get_num_threads()
-    count = -(-rows * width // _SLAB)
-    if count > 1:
-        count = -(-count // threads) * threads
-    return max(1, -(-rows // max(1, count)))
-
-
-def _run(slab: Callable[[Any], None], parts: list[Any]) -> None:
-    """``slab`` for all parts, each thread its share; a single part is the caller's own."""
-    if len(parts) == 1:
-        slab(parts[0])
-        return
-
-    def each(share: list[Any]) -> None:
-        for part in share:
-            slab(part)
-
-    threads = torch.get_num_threads()
-    for _ in map_slabs(each, [parts[i::threads] for i in range(threads)], torch.device("cpu")):
-        pass
-
-
-class _Views:
-    """A thread's workspace as slabs of one shape need it.
-
-    Made once: between two operations a thread holds Python's lock, for which the others wait.
-    """
-
-    def __init__(self, rows: int, groups: int, books: int, block: int) -> None:
-        count, shape = rows * groups, (rows, groups * 8)
-        self.index = _buffer("index", torch.int32, count * books)
-        self.bases = _bases(books, count)
-        self.entries = _buffer("entries", torch.int64, count * books)
-        self.books = self.entries.view(count, books).unbind(1)
-        self.sums = self.entries if books == 1 else _buffer("sums", torch.int64, count)
-        self.matrix = self.sums.view(torch.int8).view(shape)
-        self.exact = _buffer("exact", torch.float32, count * 8).view(shape)
-        self.block = block
-        if block:
-            self.blocks = self.matrix.view(-1, block)
-            kind = torch.int32 if multiplies_bytes() else torch.float32
-            self.product = _buffer("product", kind, count * 8).view(-1, block)
-            self.product_matrix = self.product.view(shape)
-
-    def sum(self, codes: Tensor, table: Tensor) -> None:
-        """Sums of entries - 128 into ``matrix``."""
-        self.index.copy_(codes).add_(self.bases)
-        torch.index_select(table, 0, self.index, out=self.entries)
-        if len(self.books) > 1:
-            torch.add(self.books[0], self.books[1], out=self.sums)
-            for book in self.books[2:]:
-                self.sums.add_(book)
-        self.sums.bitwise_xor_(_SIGNS)
-
-    def unrotated(self) -> Tensor:
-        """``matrix H``, which are integers."""
-        if self.product.dtype == torch.int32:
-            _int_mm(self.blocks, _hadamard_bytes(self.block), out=self.product)
-        else:
-            source = self.exact.view(self.blocks.shape).copy_(self.blocks)
-            torch.mm(source, hadamard_matrix(self.block), out=self.product)
-        return self.product_matrix
-
-
-class _Workspace(threading.local):
-    """Buffers of a thread, one for each use, that grow to the largest slab; and views of them."""
-
-    def __init__(self) -> None:
-        self.buffers: dict[str, Tensor] = {}
-        self.bases: dict[int, Tensor] = {}
-        self.views: dict[tuple[int, int, int, int], _Views] = {}
-
-
-_WORKSPACE = _Workspace()
-
-
-def _buffer(use: str, dtype: torch.dtype, numel: int) -> Tensor:
-    buffers = _WORKSPACE.buffers
-    if use not in buffers or buffers[use].numel() < numel:
-        buffers[use] = _plain((numel,), dtype)
-        _WORKSPACE.views.clear()
-    return buffers[use][:numel]
-
-
-def _bases(books: int, groups: int) -> Tensor:
-    """int32 ``[groups * books]``: where the codebook of each code begins in the table."""
-    known = _WORKSPACE.bases.get(books)
-    if known is None or len(known) < groups * books:
-        known = (torch.arange(books, dtype=torch.int32) * 256).repeat(groups)
-        _WORKSPACE.bases[books] = known
-    return known[: groups * books]
-
-
-def _views(rows: int, groups: int, books: int, block: int) -> _Views:
-    key = (rows, groups, books, block)
-    found = _WORKSPACE.views.get(key)
-    if found is None:
-        with torch.inference_mode(False):
-            found = _Views(*key)
-        if len(_WORKSPACE.views) >= _SHAPES:
-            _WORKSPACE.views.clear()
-        _WORKSPACE.views[key] = found
-    return found
+def _unrotated(sums: Tensor, block: int) -> Tensor:
+    """int32 ``[blocks, block]``: ``sums H``."""
+    values = _buffer("bytes", torch.int8, (sums.numel() // block, block))
+    values.copy_(sums.view(values.shape))
+    product = _buffer("product", torch.int32, values.shape)
+    return _int_mm(values, _hadamard_bytes(block), out=product)
 
 
 @lru_cache(maxsize=1)
 def multiplies_bytes() -> bool:
-    """Whether this CPU has instructions for int8 products, and torch an operation that is exact.
+    """Whether this CPU has instructions for products of bytes, and torch an operation that is exact.
 
     The operation falls back to plain loops elsewhere, which are slower than float32 products.
     """
@@ -225,6 +105,47 @@ def multiplies_bytes() -> bool:
     except RuntimeError:
         return False
     return torch.equal(found.float(), values.float() @ hadamard_matrix(128))
+
+
+class _Workspace(threading.local):
+    """Buffers of a thread, one for each use, that grow to the largest slice."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, Tensor] = {}
+
+
+_WORKSPACE = _Workspace()
+
+
+def _buffer(use: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    numel, buffers = 1, _WORKSPACE.buffers
+    for size in shape:
+        numel *= size
+    if use not in buffers or buffers[use].numel() < numel:
+        with torch.inference_mode(False):  # it is used in and out of that mode
+            buffers[use] = torch.empty(numel, dtype=dtype)
+    return buffers[use][:numel].view(shape)
+
+
+@lru_cache(maxsize=16)
+def _pattern(books: int, size: int) -> tuple[Tensor, Tensor]:
+    """int32 for each code where its codebook begins in the table; and for each group its first code."""
+    with torch.inference_mode(False):
+        starts = torch.arange(books, dtype=torch.int32) * 256
+        return starts.repeat(size), torch.arange(0, size * books, books, dtype=torch.int32)
+
+
+def _repeated(books: int, codes: int) -> Tensor:
+    return _pattern(books, _whole(codes // books))[0][:codes]
+
+
+def _bags(books: int, codes: int) -> Tensor:
+    return _pattern(books, _whole(codes // books))[1][: codes // books]
+
+
+def _whole(groups: int) -> int:
+    """At least ``groups``, and one of few numbers."""
+    return 1 << max(_SLICE.bit_length() - 4, (groups - 1).bit_length())
 
 
 @lru_cache(maxsize=16)
@@ -242,13 +163,13 @@ def _signs(seed: int, period: int, width: int) -> Tensor:
 _TABLES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
-def _words(codebooks: Tensor) -> Tensor | None:
-    """int64 ``[M * 256]`` of entries as words, or None where sums of bytes would overflow."""
-    if codebooks not in _TABLES:
-        table = None
-        if codebooks.shape[1:] == (256, 8) and int(codebooks.amax((1, 2)).sum()) <= 255:
-            # A view needs an address that is a multiple of 8, which a file does not promise.
-            table = codebooks.clone(memory_format=torch.contiguous_format)
-            table = table.view(torch.int64).flatten()
-        _TABLES[codebooks] = table
-    return _TABLES[codebooks]
+def _table(codebooks: Tensor, offset: int) -> tuple[Tensor, bool]:
+    """float32 ``[M * 256, 8]``, the first codebook less the offset; whether all sums are signed bytes."""
+    known = _TABLES.setdefault(codebooks, {})
+    if offset not in known:
+        with torch.inference_mode(False):
+            values = codebooks.float()
+            values[0] -= offset
+            least, most = (float(v.sum()) for v in (values.amin((1, 2)), values.amax((1, 2))))
+            known[offset] = values.reshape(-1, codebooks.shape[-1]), -128 <= least <= most <= 127
+    return known[offset]

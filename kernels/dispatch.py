@@ -44,11 +44,11 @@ class Kernel:
 _KERNELS: dict[str, list[Kernel]] = {
     "decode_additive": [
         Kernel("triton", triton_ready.decode_additive, triton_ready.ADDITIVE),
-        Kernel("integers", cpu.decode_additive, (OnCPU(),)),
+        Kernel("cpu", cpu.decode_additive, (OnCPU(),)),
         Kernel("eager", eager.decode_additive),
     ],
     "decode_additive_int8": [
-        Kernel("integers", cpu.decode_additive_int8, (OnCPU(),)),
+        Kernel("cpu", cpu.decode_additive_int8, (OnCPU(),)),
         Kernel("eager", eager.decode_additive_int8),
     ],
     "decode_int8": [

@@ -33,10 +33,10 @@ def map_slabs(
     if device.type != "cpu" or threads == 1 or not slabs:
         yield from map(function, slabs)
         return
-    pool, ahead = _pool(threads), deque[Future[_T]]()
+    pool, ahead, inference = _pool(threads), deque[Future[_T]](), torch.is_inference_mode_enabled()
     try:
         for slab in slabs:
-            ahead.append(pool.submit(_alone, function, slab))
+            ahead.append(pool.submit(_alone, function, slab, inference))
             if len(ahead) > threads:
                 yield ahead.popleft().result()
         while ahead:
@@ -79,6 +79,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _alone(function: Callable[[_S], _T], slab: _S) -> _T:
-    with torch.no_grad():
+def _alone(function: Callable[[_S], _T], slab: _S, inference: bool) -> _T:
+    """In the caller's inference mode, which alone may write to tensors that were made in it."""
+    with torch.no_grad(), torch.inference_mode(inference):
         return function(slab)

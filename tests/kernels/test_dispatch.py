@@ -43,10 +43,10 @@ def expected():
     return CODES.float() * (SCALES.float() / 128)[:, None]
 
 
-def test_a_cpu_decodes_in_integers(monkeypatch):
+def test_a_cpu_has_its_own(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert kernels.explain("decode_additive", CPU) == (
-        "decode_additive on cpu: integers; "
+        "decode_additive on cpu: cpu; "
         "not triton: needs a device cuda, or cpu with TRITON_INTERPRET=1, found cpu"
     )
 

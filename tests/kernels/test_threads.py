@@ -60,3 +60,12 @@ def test_one_thread_is_undone():
         assert torch.get_num_threads() == 1
         raise InterruptedError
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_threads_are_in_the_caller_s_inference_mode(mode):
+    with torch.inference_mode(mode):
+        tensors = torch.zeros(4).split(1)
+        list(map_slabs(lambda tensor: tensor.add_(1), tensors, CPU))
+    assert torch.cat(tensors).sum() == 4
+    assert [t.is_inference() for t in tensors] == [mode] * 4
