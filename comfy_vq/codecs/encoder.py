@@ -12,11 +12,11 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import Rotation
-from ..kernels.threads import map_slabs, one_thread
 from . import beam
 from .codebooks import ENTRIES, GROUP, train
 from .registry import OnProgress
 from .scales import fit_scales, unbiased_scales
+from .threads import map_slabs, one_thread
 from .weight import CodebookSet
 
 _CPU_SLAB, _SLAB = 1 << 17, 1 << 22
@@ -92,7 +92,7 @@ class Coder:
         slabs = matrix.split(max(1, size // matrix.shape[1]))
         codes, scales = [], []
         for slab, (code, scale) in zip(
-            slabs, map_slabs(partial(self._slab, spec), slabs, matrix.device), strict=True
+            slabs, map_slabs(partial(self._slab, spec), slabs), strict=True
         ):
             codes.append(code)
             scales.append(scale)

@@ -4,9 +4,8 @@ import threading
 
 import pytest
 import torch
-from comfy_vq.kernels.threads import map_slabs, one_thread
 
-CPU = torch.device("cpu")
+from comfy_vq.codecs.threads import map_slabs, one_thread
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +19,7 @@ def three_threads():
 
 def test_results_come_in_order():
     slabs = torch.arange(50.0).split(1)
-    assert [float(x) for x in map_slabs(lambda slab: slab * 2, slabs, CPU)] == [
-        2 * i for i in range(50)
-    ]
+    assert [float(x) for x in map_slabs(lambda slab: slab * 2, slabs)] == [2 * i for i in range(50)]
 
 
 def test_each_slab_is_one_threads_alone():
@@ -32,7 +29,7 @@ def test_each_slab_is_one_threads_alone():
         together.wait()
         return torch.get_num_threads(), threading.current_thread().name
 
-    found = list(map_slabs(meet, torch.zeros(6).split(1), CPU))
+    found = list(map_slabs(meet, torch.zeros(6).split(1)))
     assert {threads for threads, _ in found} == {1}
     assert threading.current_thread().name not in {name for _, name in found}
     assert torch.get_num_threads() == 3
@@ -42,7 +39,7 @@ def test_a_caller_that_stops_leaves_the_rest_undone():
     done = []
     slabs = torch.arange(100).split(1)
     with pytest.raises(InterruptedError):
-        for _ in map_slabs(lambda slab: done.append(int(slab)), slabs, CPU):
+        for _ in map_slabs(lambda slab: done.append(int(slab)), slabs):
             raise InterruptedError
     assert len(done) <= 8
 
@@ -52,7 +49,7 @@ def test_errors_reach_the_caller():
         raise ArithmeticError(f"slab {int(slab)}")
 
     with pytest.raises(ArithmeticError, match="slab 0"):
-        list(map_slabs(fail, torch.arange(4).split(1), CPU))
+        list(map_slabs(fail, torch.arange(4).split(1)))
 
 
 def test_one_thread_is_undone():
@@ -60,12 +57,3 @@ def test_one_thread_is_undone():
         assert torch.get_num_threads() == 1
         raise InterruptedError
     assert torch.get_num_threads() == 3
-
-
-@pytest.mark.parametrize("mode", [False, True])
-def test_threads_are_in_the_caller_s_inference_mode(mode):
-    with torch.inference_mode(mode):
-        tensors = torch.zeros(4).split(1)
-        list(map_slabs(lambda tensor: tensor.add_(1), tensors, CPU))
-    assert torch.cat(tensors).sum() == 4
-    assert [t.is_inference() for t in tensors] == [mode] * 4

@@ -1,8 +1,8 @@
 """Work on rows of a weight in several threads, with the same result for any number of them.
 
-Torch splits each operation among threads, which for many short ones costs much of what it gains,
-and sums may come out differently for another number of threads. Here a slab of rows is one
-thread's alone.
+Torch splits each operation among threads, which for the encoder's many short ones costs much of what
+it gains, and sums may come out differently for another number of threads. Here a slab of rows is
+one thread's alone.
 """
 
 from __future__ import annotations
@@ -16,27 +16,25 @@ from threading import Barrier
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
-_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
-def map_slabs(
-    function: Callable[[_S], _T], slabs: Sequence[_S], device: torch.device
-) -> Iterator[_T]:
+def map_slabs(function: Callable[[Tensor], _T], slabs: Sequence[Tensor]) -> Iterator[_T]:
     """``function`` of every slab, in order, computed by as many threads as torch uses on a CPU.
 
     What the caller does between two results may raise; then at most the slabs in work are computed
     in vain. On other devices, which have their own parallelism, one slab follows the other.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1 or not slabs:
+    if not slabs or slabs[0].device.type != "cpu" or threads == 1:
         yield from map(function, slabs)
         return
-    pool, ahead, inference = _pool(threads), deque[Future[_T]](), torch.is_inference_mode_enabled()
+    pool, ahead = _pool(threads), deque[Future[_T]]()
     try:
         for slab in slabs:
-            ahead.append(pool.submit(_alone, function, slab, inference))
+            ahead.append(pool.submit(_alone, function, slab))
             if len(ahead) > threads:
                 yield ahead.popleft().result()
         while ahead:
@@ -79,7 +77,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _alone(function: Callable[[_S], _T], slab: _S, inference: bool) -> _T:
-    """In the caller's inference mode, which alone may write to tensors that were made in it."""
-    with torch.no_grad(), torch.inference_mode(inference):
+def _alone(function: Callable[[Tensor], _T], slab: Tensor) -> _T:
+    with torch.no_grad():
         return function(slab)
