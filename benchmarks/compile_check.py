@@ -1,6 +1,6 @@
 """Compile the decode kernels ahead of time for graphics cards that are not here.
 
-    python -m benchmarks.compile_check [--targets cuda:86 hip:gfx1100] [--jobs 2]
+    python benchmarks/compile_check.py [--targets cuda:86 hip:gfx1100] [--jobs 2]
 
 Prints registers, what spilled and shared memory of every kernel for every target, and ends with
 status 1 where one spills, wants more shared memory than the target has, or does not compile.
@@ -22,6 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where comfy_vq lies
+
 SHARED_BYTES = {
     "cuda:80": 166912,
     "cuda:86": 101376,
@@ -35,25 +37,42 @@ SHARED_BYTES = {
 }
 """Targets, and the shared memory that a program may have there; Triton checks it at launch only."""
 
-RUNS = {"no rotation": (4, False), "odd rows": (1, False), "64": (8, True), "128": (16, True)}
-"""Groups of a run, and whether it is rotated, by rotation block."""
+RUNS = {"unrotated": 1, "64": 8, "128": 16}
+"""Groups of a run, by rotation block."""
+
+NAMES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
+"""Triton's names of the types that a kernel is told by name."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One specialization of a kernel: ``additive`` of so many codebooks, or ``int8`` for none."""
+    """One specialization of a kernel.
 
-    books: int
-    run: str
-    dtype: str
+    Attributes:
+        kernel: ``additive``, ``additive_batch``, ``additive_int8`` or ``int8``.
+        books, run: codebooks and rotation; 0 and "" where the kernel has none.
+        dtype: of the result.
+        sums_are_bytes: as for ``decode_additive``.
+        most_registers: of a thread on NVIDIA's cards; to see that spills are found.
+    """
+
+    kernel: str
+    books: int = 0
+    run: str = ""
+    dtype: str = "fp16"
+    sums_are_bytes: bool = False
+    most_registers: int | None = None
 
     @property
     def name(self) -> str:
-        return (
-            f"additive M={self.books} {self.run} {self.dtype}"
-            if self.books
-            else f"int8 {self.dtype}"
+        parts = (
+            self.kernel,
+            f"M={self.books}" if self.books else "",
+            self.run,
+            self.dtype,
+            "bytes" if self.sums_are_bytes else "",
         )
+        return " ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -73,58 +92,75 @@ class Compiled:
 
 
 def specs() -> Iterator[Spec]:
-    """What stands for all: every M in float16, but under 128 the least, the usual and the largest.
+    """What stands for all.
 
-    The other types under 128, where registers are scarcest, and rows of an odd number of groups.
+    Registers are scarcest under 128, in float32 and with more than 4 codebooks; the rest are the
+    usual ones, each type, and those under which the code takes another branch.
     """
+    yield Spec("additive", 6, "128", "fp32")
+    for books in (1, 3, 4):
+        yield Spec("additive", books, "128")
+    yield Spec("additive", 3, "128", "bf16", True)
+    for books in (3, 6):
+        yield Spec("additive", books, "64")
+        yield Spec("additive", books, "unrotated", "fp32")
+    yield Spec("additive_batch", 3, "128", "fp16", True)
+    yield Spec("additive_batch", 3, "64", "fp32", True)
+    yield Spec("additive_batch", 3, "64", "bf16")
+    yield Spec("additive_batch", 3, "unrotated", "bf16")
     for books in range(1, 7):
-        yield Spec(books, "no rotation", "fp16")
-        yield Spec(books, "64", "fp16")
-    for books in (1, 3, 6):
-        yield Spec(books, "128", "fp16")
-    yield Spec(3, "odd rows", "fp16")
-    for dtype in ("bf16", "fp32"):
-        yield Spec(3, "128", dtype)
+        yield Spec("additive_int8", books, "", "i8")
     for dtype in ("fp16", "bf16", "fp32"):
-        yield Spec(0, "", dtype)
+        yield Spec("int8", 0, "", dtype)
 
 
 def compile_one(spec: Spec, target: str) -> Compiled:
-    """Compile what ``kernels/triton_decode.py`` launches.
+    """Compile what ``kernels/triton_decode.py`` and ``kernels/triton_batch.py`` launch.
 
     Raises:
         Exception: of many kinds, where Triton cannot. Some of LLVM's errors end the process.
     """
     import triton
+    import triton.language as tl
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from comfy_vq.kernels import triton_decode as decode
+    from comfy_vq.kernels import triton_batch, triton_decode
 
     backend, architecture = target.split(":")
     warp = 64 if architecture.startswith("gfx9") else 32
     gpu = GPUTarget(backend, int(architecture) if backend == "cuda" else architecture, warp)
-    pointers = {"codes": "*u8", "codebooks": "*u8", "signs": "*u8", "scales": "*fp16"}
-    pointers["out"] = f"*{spec.dtype}"
-    if spec.books:
-        run, rotated = RUNS[spec.run]
-        kernel, warps = decode.additive, decode.LANES // warp
-        constants = {"M": spec.books, "RUN": run, "ROTATED": rotated, "LANES": decode.LANES}
-    else:
-        kernel, warps = decode.int8, 4
-        constants, pointers["codes"] = {"BLOCK": decode.INT8_BLOCK}, "*i8"
-    kinds = {**dict.fromkeys(constants, "constexpr"), **pointers, "norm": "fp32"}
+    module = triton_batch if spec.kernel == "additive_batch" else triton_decode
+    kernel = getattr(module, spec.kernel)
+    kinds = {"codes": "*i8" if spec.kernel == "int8" else "*u8", "codebooks": "*u8"}
+    kinds |= {"signs": "*u8", "scales": "*fp16", "out": f"*{spec.dtype}"}
+    kinds |= {"table": "*i64", "items": "*i32"}
+    pointers = [name for name in kinds if name in kernel.arg_names]
+    possible = {
+        "M": spec.books,
+        "RUN": RUNS.get(spec.run),
+        "BYTES": spec.sums_are_bytes,
+        "PAIRED": True,
+        "SCALES": tl.float16,
+        "OUT": getattr(tl, NAMES.get(spec.dtype, "int8")),
+        "LANES": triton_decode.LANES,
+        "BLOCK": triton_decode.INT8_BLOCK,
+    }
     names = kernel.arg_names
+    constants = {name: value for name, value in possible.items() if name in names}
+    kinds |= {"norm": "fp32", **dict.fromkeys(constants, "constexpr")}
     source = ASTSource(
         fn=kernel,
         signature={name: kinds.get(name, "i32") for name in names},
         constexprs=constants,
-        attrs={
-            (names.index(name),): [["tt.divisibility", 16]] for name in pointers if name in names
-        },
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in pointers},
     )
+    warps = 4 if spec.kernel == "int8" else triton_decode.LANES // warp
     started = time.perf_counter()
-    made = triton.compile(source, target=gpu, options={"num_warps": warps, "num_stages": 1})
+    options = {"num_warps": warps, "num_stages": 1}
+    if spec.most_registers is not None:
+        options["maxnreg"] = spec.most_registers
+    made = triton.compile(source, target=gpu, options=options)
     seconds = time.perf_counter() - started
     registers, spilled = _nvidia(made) if backend == "cuda" else _amd(made)
     return Compiled(target, spec.name, registers, spilled, made.metadata.shared, seconds)
@@ -159,12 +195,11 @@ def compile_for(target: str, wanted: list[Spec]) -> list[Compiled]:
     """
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.compile_check", "--one", target],
+            [sys.executable, __file__, "--one", target],
             input=json.dumps([asdict(spec) for spec in wanted]),
             check=False,
             capture_output=True,
             text=True,
-            cwd=Path(__file__).resolve().parents[1],
             env={**os.environ, "TRITON_CACHE_DIR": cache, "TRITON_INTERPRET": "0"},
         )
     if done.returncode != 0:
@@ -183,26 +218,29 @@ def main() -> int:
         print(json.dumps([asdict(compile_one(spec, args.one)) for spec in wanted]))
         return 0
 
-    started, wrong, wanted = time.perf_counter(), 0, list(specs())
+    started, wanted = time.perf_counter(), list(specs())
     print("| kernel | target | registers | spilled bytes | shared bytes | seconds |")
     print("|---|---|---|---|---|---|")
     with ThreadPoolExecutor(args.jobs) as pool:
-        pending = [pool.submit(compile_for, target, wanted) for target in args.targets]
-        for future in pending:
-            try:
-                for c in future.result():
-                    wrong += not c.fits
-                    shown = (c.name, c.target, c.registers, c.spilled, c.shared, f"{c.seconds:.1f}")
-                    print(
-                        "| " + " | ".join(map(str, shown)) + " |" + (" too much" * (not c.fits)),
-                        flush=True,
-                    )
-            except RuntimeError as error:
-                wrong += 1
-                print(error, flush=True)
+        wrong = sum(pool.map(lambda target: show(target, wanted), args.targets))
     seconds = time.perf_counter() - started
     print(f"{len(wanted)} kernels, {len(args.targets)} targets: {wrong} wrong, {seconds:.0f} s")
     return 1 if wrong else 0
+
+
+def show(target: str, wanted: list[Spec]) -> int:
+    """Compile for a target and print its rows of the table; returns how many are wrong."""
+    try:
+        compiled = compile_for(target, wanted)
+    except RuntimeError as error:
+        print(error, flush=True)
+        return len(wanted)
+    lines = []
+    for c in compiled:
+        shown = (c.name, c.target, c.registers, c.spilled, c.shared, f"{c.seconds:.1f}")
+        lines.append("| " + " | ".join(map(str, shown)) + " |" + ("" if c.fits else " too much"))
+    print("\n".join(lines), flush=True)
+    return sum(not c.fits for c in compiled)
 
 
 if __name__ == "__main__":

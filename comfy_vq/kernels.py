@@ -13,6 +13,11 @@ if __spec__ is not None:
     __spec__.submodule_search_locations = __path__
 
 if TYPE_CHECKING:
+    from ..kernels.batches import Additive as Additive
+    from ..kernels.batches import Decoding as Decoding
+    from ..kernels.batches import Int8 as Int8
+    from ..kernels.batches import batches as batches
+    from ..kernels.batches import decodes_in_batches as decodes_in_batches
     from ..kernels.dispatch import OPERATIONS as OPERATIONS
     from ..kernels.dispatch import decode_additive as decode_additive
     from ..kernels.dispatch import decode_additive_int8 as decode_additive_int8
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from ..kernels.hadamard import sign_vector as sign_vector
     from ..kernels.hadamard import unrotate as unrotate
 else:
+    from .kernels.batches import Additive, Decoding, Int8, batches, decodes_in_batches
     from .kernels.dispatch import (
         OPERATIONS,
         decode_additive,
@@ -34,10 +40,15 @@ else:
 
 __all__ = [
     "OPERATIONS",
+    "Additive",
+    "Decoding",
+    "Int8",
     "Rotation",
+    "batches",
     "decode_additive",
     "decode_additive_int8",
     "decode_int8",
+    "decodes_in_batches",
     "explain",
     "rotate",
     "sign_vector",

@@ -15,7 +15,6 @@ class Case(NamedTuple):
         dtype: of the result.
         books: codebooks, 0 for int8 codes.
         block: of the rotation, 0 without one.
-        paired: whether the groups of a row fill words of four codes; only matters unrotated.
         index_bits: 32, or 64 for weights that 32 signed bits cannot count.
     """
 
@@ -23,7 +22,6 @@ class Case(NamedTuple):
     dtype: torch.dtype
     books: int = 0
     block: int = 0
-    paired: bool = True
     index_bits: int = 32
 
 

@@ -48,6 +48,7 @@ _KERNELS: dict[str, list[Kernel]] = {
         Kernel("eager", eager.decode_additive),
     ],
     "decode_additive_int8": [
+        Kernel("triton", triton_ready.decode_additive_int8, triton_ready.ADDITIVE_INT8),
         Kernel("cpu", cpu.decode_additive_int8, (OnCPU(),)),
         Kernel("eager", eager.decode_additive_int8),
     ],
@@ -144,7 +145,7 @@ def decode_additive(
     """
     rows, groups, books = codes.shape
     block = 0 if rotation is None else rotation.block
-    case = Case(codes.device, dtype, books, block, groups % 4 == 0, _index_bits(rows * groups * 8))
+    case = Case(codes.device, dtype, books, block, _index_bits(rows * groups * 8))
     run = _choose("decode_additive", case).run
     return run(codes, codebooks, step, offset, scales, rotation, period, dtype, out=out)
 

@@ -1,9 +1,6 @@
 """Decoding in Triton, bit for bit what ``eager`` does. Imported only where Triton is installed.
 
-A lane decodes half of a run: four of the eight weights of each of ``RUN`` consecutive groups. A run
-is one rotation block, so the whole inverse rotation is additions between values that a lane holds,
-but for the level between the halves of a group, which each lane computes from both. Codes, entries
-and signs are read as the words that they lie in, in the order in which they are stored.
+``triton_lanes`` says what a lane of a program does; here are the kernels and their launches.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -15,38 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from .hadamard import Rotation, sign_bytes
+from .triton_lanes import added, cast, lookup, rotated, unrotated
 
 LANES = 128
-"""Lanes of a program of ``additive``: as many threads, so that each stores what it decoded."""
+"""Lanes of a program: as many threads, so that each stores what it decoded."""
 
 INT8_BLOCK = 1024
-
-
-@triton.jit
-def _hadamard(x, SIZE: tl.constexpr):
-    """The Hadamard transform across a tuple of SIZE tensors, a power of two up to 16."""
-    for level in tl.static_range(4):
-        if (1 << level) < SIZE:
-            y = ()
-            for n in tl.static_range(SIZE):
-                if n & (1 << level):
-                    y = y + (x[n ^ (1 << level)] - x[n],)
-                else:
-                    y = y + (x[n] + x[n ^ (1 << level)],)
-            x = y
-    return x
-
-
-@triton.jit
-def _cast(x, dtype: tl.constexpr):
-    """float32 rounded to the nearest, ties to even. To bfloat16 in integers, because Triton's
-    interpreter, in which this is tested, cuts the low bits off."""
-    if dtype == tl.bfloat16:
-        bits = x.to(tl.int32, bitcast=True)
-        bits += 0x7FFF + ((bits >> 16) & 1)
-        return (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
-    else:
-        return x.to(dtype)
 
 
 @triton.jit(
@@ -65,70 +36,56 @@ def additive(
     runs_per_period,
     M: tl.constexpr,
     RUN: tl.constexpr,
-    ROTATED: tl.constexpr,
+    BYTES: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """A run of ``RUN`` groups for every two lanes; see the head of this module."""
-    lane = tl.arange(0, LANES)
-    half = lane % 2
-    run = tl.program_id(0) * (LANES // 2) + lane // 2
-    here = run < runs
-    row = run // runs_per_row
+    """``RUN`` groups for every two lanes: a rotation block. Without a rotation, one for every lane."""
+    program = tl.program_id(0)
+    if RUN == 1:
+        unrotated(
+            codes, codebooks, scales, out, norm, offset, program, runs, runs_per_row, M, LANES
+        )
+    else:
+        rotated(
+            codes, codebooks, scales, signs, out, norm, offset, program, runs, runs_per_row,
+            runs_per_period, M, RUN, BYTES, LANES,
+        )  # fmt: skip
 
-    # A run of one group may end within a word; longer ones are whole words.
-    WORDS: tl.constexpr = RUN * M // 4 if RUN % 4 == 0 else RUN * M
-    CODES: tl.constexpr = 4 if RUN % 4 == 0 else 1
-    code_words = codes.to(tl.pointer_type(tl.int32)) if CODES == 4 else codes
-    entries = codebooks.to(tl.pointer_type(tl.int64))
-    words = ()
-    for i in tl.static_range(WORDS):
-        words = words + (tl.load(code_words + run * WORDS + i, mask=here, other=0).to(tl.int32),)
 
-    x = ()
-    for g in tl.static_range(RUN):
-        # Sums of entries in fields of 16 bits, which do not overflow for M up to 6.
-        even = tl.zeros([LANES], tl.int64)
-        odd = tl.zeros([LANES], tl.int64)
+@triton.jit(do_not_specialize=["shift", "groups"])
+def additive_int8(
+    codes,  # uint8 [groups, M]
+    codebooks,  # uint8 [M, 256, 8]
+    out,  # int8 [groups, 8]
+    shift,
+    groups,
+    M: tl.constexpr,
+    PAIRED: tl.constexpr,
+    LANES: tl.constexpr,
+):
+    """Two adjacent groups for every lane, which are 16 bytes; PAIRED: their number is even.
+
+    ``shift``, 128 less the offset in every byte, makes sums of entries unsigned bytes, so that
+    words of them add up without carries.
+    """
+    group = 2 * (tl.program_id(0) * LANES + tl.arange(0, LANES))
+    low = ()
+    high = ()
+    for i in tl.static_range(2):
+        first = codes + tl.minimum(group + i, groups - 1).to(tl.int64) * M
+        read = ()
         for m in tl.static_range(M):
-            code = (words[(g * M + m) // CODES] >> (8 * ((g * M + m) % CODES))) & 0xFF
-            entry = tl.load(entries + (m * 256 + code))
-            even += entry & 0x00FF00FF00FF00FF
-            odd += (entry >> 8) & 0x00FF00FF00FF00FF
-        y = ()
-        for i in tl.static_range(4):
-            fields = odd if i % 2 else even
-            low = ((fields >> (16 * (i // 2))) & 0xFFFF).to(tl.int32)
-            high = ((fields >> (16 * (i // 2) + 32)) & 0xFFFF).to(tl.int32)
-            if ROTATED:
-                y = y + (low + (1 - 2 * half) * high,)
-            else:
-                y = y + (tl.where(half == 0, low, high),)
-        if ROTATED:
-            y = _hadamard(y, 4)
-        x = x + (tl.join(tl.join(y[0], y[2]), tl.join(y[1], y[3])).reshape(LANES, 4),)
-    if ROTATED:
-        x = _hadamard(x, RUN)
-
-    factor = tl.load(scales + row, mask=here, other=0.0).to(tl.float32) * norm
-    sign_words = signs.to(tl.pointer_type(tl.int32)) + (run % runs_per_period) * (RUN // 4)
-    word = tl.zeros([LANES], tl.int32)
-    weight = half[:, None] * 4 + tl.arange(0, 4)[None, :]
-    first = out + run[:, None].to(tl.int64) * (8 * RUN) + weight
-    for g in tl.static_range(RUN):
-        value = x[g]
-        if ROTATED:
-            if g == 0:
-                # The transform of the constant offset: all of it in the first of the block.
-                value -= tl.where(weight == 0, offset * (8 * RUN), 0)
-            if g % 4 == 0:
-                word = tl.load(sign_words + g // 4, mask=here, other=0)
-            bits = value.to(tl.float32).to(tl.int32, bitcast=True)
-            bits ^= (word[:, None] << (31 - 8 * (g % 4) - weight)) & -2147483648
-            y = bits.to(tl.float32, bitcast=True)
-        else:
-            y = (value - offset).to(tl.float32)
-        y = _cast(y * factor[:, None], out.dtype.element_ty)
-        tl.store(first + 8 * g, y, mask=here[:, None])
+            read = read + (tl.load(first + m),)
+        a, b = lookup(codebooks, read, 0, M)
+        low = low + ((added(a, M) + shift) ^ -0x7F7F7F80,)
+        high = high + ((added(b, M) + shift) ^ -0x7F7F7F80,)
+    words = tl.join(tl.join(low[0], low[1]), tl.join(high[0], high[1])).reshape(LANES, 4)
+    at = out.to(tl.pointer_type(tl.int32), bitcast=True) + group.to(tl.int64) * 2
+    if PAIRED:
+        here = (group < groups)[:, None]
+    else:
+        here = group[:, None] + (tl.arange(0, 4) // 2)[None, :] < groups
+    tl.store(at[:, None] + tl.arange(0, 4)[None, :], words, mask=here)
 
 
 @triton.jit(do_not_specialize=["width", "tiles"])
@@ -140,14 +97,17 @@ def int8(codes, scales, out, width, tiles, BLOCK: tl.constexpr):
     at = row.to(tl.int64) * width + column
     factor = tl.load(scales + row).to(tl.float32) * 0.0078125
     value = tl.load(codes + at, mask=here, other=0).to(tl.float32) * factor
-    tl.store(out + at, _cast(value, out.dtype.element_ty), mask=here)
+    tl.store(out + at, cast(value, out.dtype.element_ty), mask=here)
 
 
-def run_length(groups: int, rotation: Rotation | None) -> int:
-    """Groups that two lanes decode: a rotation block, or what makes whole words of codes."""
-    if rotation is not None:
-        return rotation.block // 8
-    return 4 if groups % 4 == 0 else 1
+def run_length(rotation: Rotation | None) -> int:
+    """Groups of a run: a rotation block, or one."""
+    return 1 if rotation is None else rotation.block // 8
+
+
+def programs(runs: int, run: int) -> int:
+    """Programs that decode so many runs of ``run`` groups."""
+    return triton.cdiv(runs, LANES if run == 1 else LANES // 2)
 
 
 def decode_additive(
@@ -160,11 +120,15 @@ def decode_additive(
     period: int,
     dtype: torch.dtype,
     out: Tensor | None = None,
+    sums_are_bytes: bool = False,
 ) -> Tensor:
-    """Weights from additive codes; arguments as in ``dispatch.decode_additive``."""
+    """Weights from additive codes; arguments as in ``dispatch.decode_additive``.
+
+    ``sums_are_bytes``: the largest entries of the codebooks sum to at most 255, which is faster.
+    """
     rows, groups, books = codes.shape
     weight = _room(rows, groups * 8, dtype, codes.device, out)
-    run = run_length(groups, rotation)
+    run = run_length(rotation)
     runs = rows * groups // run
     codes, codebooks = aligned(codes), aligned(codebooks)
     if rotation is None:
@@ -173,7 +137,7 @@ def decode_additive(
         norm = step * rotation.block**-0.5
         signs = sign_bytes(rotation.seed, period, codes.device)
     with current(codes.device):
-        additive[(-(-runs // (LANES // 2)),)](
+        additive[(programs(runs, run),)](
             codes,
             codebooks,
             aligned(scales),
@@ -186,12 +150,38 @@ def decode_additive(
             period // (8 * run),
             M=books,
             RUN=run,
-            ROTATED=rotation is not None,
+            BYTES=sums_are_bytes,
             LANES=LANES,
             num_warps=warps(codes.device),
             num_stages=1,
         )
     return weight
+
+
+def decode_additive_int8(
+    codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
+) -> Tensor:
+    """Sums as signed bytes; arguments as in ``dispatch.decode_additive_int8``."""
+    rows, width, books = codes.shape
+    sums = _room(rows, width * 8, torch.int8, codes.device, out)
+    if sums.data_ptr() % 4:
+        raise ValueError("out begins at an address that is not a multiple of 4")
+    groups = rows * width
+    shift = (128 - offset) * 0x01010101
+    with current(codes.device):
+        additive_int8[(triton.cdiv(groups, 2 * LANES),)](
+            aligned(codes),
+            aligned(codebooks),
+            sums,
+            (shift + (1 << 31)) % (1 << 32) - (1 << 31),  # its low 32 bits, signed
+            groups,
+            M=books,
+            PAIRED=groups % 2 == 0,
+            LANES=LANES,
+            num_warps=warps(codes.device),
+            num_stages=1,
+        )
+    return sums
 
 
 def decode_int8(

@@ -1,7 +1,7 @@
 """Triton where it is installed and works, without importing it before it is needed."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -13,12 +13,14 @@ from torch import Tensor
 from . import eager
 from .constraints import Architecture, Case, OneOf, OnGraphicsCard
 from .hadamard import Rotation
+from .tables import sums_are_bytes
 
 log = logging.getLogger(__name__)
 
 ARCHITECTURE = Architecture((8, 0), ("gfx942", "gfx1100", "gfx1201"))
 
 _broken: dict[torch.device, str] = {}
+_batches: dict[tuple[Case, bool], str | None] = {}
 
 
 @lru_cache(maxsize=1)
@@ -63,6 +65,14 @@ ADDITIVE = (
     OneOf("index_bits", (32,)),
     Works(),
 )
+ADDITIVE_INT8 = (
+    OnGraphicsCard(),
+    ARCHITECTURE,
+    OneOf("dtype", (torch.int8,)),
+    OneOf("books", (1, 2, 3, 4, 5, 6)),
+    OneOf("index_bits", (32,)),
+    Works(),
+)
 INT8 = (
     OnGraphicsCard(),
     ARCHITECTURE,
@@ -72,9 +82,17 @@ INT8 = (
 )
 
 
-def decode_additive(*arguments: Any, out: Tensor | None = None) -> Tensor:
+def decode_additive(
+    codes: Tensor, codebooks: Tensor, *arguments: Any, out: Tensor | None = None
+) -> Tensor:
     """As ``eager.decode_additive``, where nothing in ``ADDITIVE`` refuses."""
-    return _loaded().decode_additive(*arguments, out=out)
+    sums = sums_are_bytes(codebooks)
+    return _loaded().decode_additive(codes, codebooks, *arguments, out=out, sums_are_bytes=sums)
+
+
+def decode_additive_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
+    """As ``eager.decode_additive_int8``, where nothing in ``ADDITIVE_INT8`` refuses."""
+    return _loaded().decode_additive_int8(*arguments, out=out)
 
 
 def decode_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
@@ -82,31 +100,109 @@ def decode_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
     return _loaded().decode_int8(*arguments, out=out)
 
 
+def batch_refusal(case: Case, byte_sums: bool) -> str | None:
+    """Why weights of a case are not decoded in batches here, or None; see ``triton_batch``.
+
+    Tried once: a batch of two tiny weights is built and launched.
+    """
+    for constraint in ADDITIVE:
+        found = constraint.refusal(case)
+        if found is not None:
+            return f"needs {constraint}, found {found}"
+    key = (case, byte_sums)
+    if key not in _batches:
+        _batches[key] = _try_batch(case, byte_sums)
+        if _batches[key] is not None:
+            log.warning("VQ: no batches on %s: %s", case.device, _batches[key])
+    return _batches[key]
+
+
+def batch(items: Sequence[tuple[Any, ...]], byte_sums: bool) -> Callable[[], None]:
+    """One launch for several weights, where ``batch_refusal`` finds nothing against their case.
+
+    Args:
+        items: the fields of ``triton_batch.BatchItem``, in their order; held from here on.
+
+    Raises:
+        ValueError: as ``triton_batch.refusal`` says.
+    """
+    from . import triton_batch
+
+    whole = tuple(triton_batch.BatchItem(*item) for item in items)
+    launch, device = triton_batch.Batch(whole, byte_sums).launch, whole[0].codes.device
+    if torch.cuda.device_count() < 2:
+        return launch
+
+    def launch_there() -> None:
+        with torch.cuda.device(device):
+            launch()
+
+    return launch_there
+
+
+def _try_batch(case: Case, byte_sums: bool) -> str | None:
+    from . import triton_batch
+
+    codes, tables, *others = _tiny_additive(case)
+    if byte_sums:
+        tables //= case.books
+    weights: list[Any] = [(codes, tables, *others), (codes[:1].clone(), tables, *others)]
+    weights[1] = (*weights[1][:4], others[2][:1].clone(), *weights[1][5:])
+    expected = [eager.decode_additive(*weight) for weight in weights]
+    outs = [torch.empty_like(weight) for weight in expected]
+    items = tuple(
+        triton_batch.BatchItem(*weight[:7], out=out)
+        for weight, out in zip(weights, outs, strict=True)
+    )
+
+    def same() -> bool:
+        batch = triton_batch.Batch(items, byte_sums)
+        for out in outs:
+            out.zero_()
+        batch.launch()
+        return all(map(torch.equal, outs, expected))
+
+    return _compare(same, case)
+
+
 def _loaded() -> Any:
     return kernels()
 
 
 def _try(module: Any, case: Case) -> str | None:
-    """What is wrong with decoding a tiny case, or None."""
-    if case.books:
-        arguments = _tiny_additive(case)
-        run: Callable[..., Tensor] = module.decode_additive
-        expected = eager.decode_additive(*arguments)
-    else:
+    """What is wrong with decoding tiny cases, or None."""
+    if case.dtype == torch.int8:
+        return _differs("decode_additive_int8", module, case, _tiny_sums(case))
+    if not case.books:
         codes = torch.arange(-64, 64, dtype=torch.int8, device=case.device).reshape(2, 64)
-        arguments = (codes, torch.ones(2, dtype=torch.float16, device=case.device), case.dtype)
-        run, expected = module.decode_int8, eager.decode_int8(*arguments)
+        scales = torch.ones(2, dtype=torch.float16, device=case.device)
+        return _differs("decode_int8", module, case, (codes, scales, case.dtype))
+    codes, tables, *others = _tiny_additive(case)
+    small = (codes, tables // case.books, *others)
+    return _differs(
+        "decode_additive", module, case, (codes, tables, *others), sums_are_bytes=False
+    ) or _differs("decode_additive", module, case, small, sums_are_bytes=True)
+
+
+def _differs(
+    name: str, module: Any, case: Case, arguments: tuple[Any, ...], **options: bool
+) -> str | None:
+    expected = getattr(eager, name)(*arguments)
+    run = getattr(module, name)
+    return _compare(lambda: torch.equal(run(*arguments, **options), expected), case)
+
+
+def _compare(same: Callable[[], bool], case: Case) -> str | None:
     try:
-        same = torch.equal(run(*arguments), expected)
+        return None if same() else f"wrong weights in {case}"
     except torch.OutOfMemoryError:
         raise  # the host frees memory and comes back
     except Exception as error:  # noqa: BLE001 - compilers and drivers raise anything
         return _line(error)
-    return None if same else f"wrong weights in {case}"
 
 
 def _tiny_additive(case: Case) -> tuple[Any, ...]:
-    width = 2 * case.block or (64 if case.paired else 8)
+    width = 2 * case.block or 40
     groups, device = width // 8, case.device
     codes = torch.arange(3 * groups * case.books, device=device).mul_(37).to(torch.uint8)
     tables = torch.arange(case.books * 2048, device=device).mul_(101).to(torch.uint8)
@@ -121,6 +217,11 @@ def _tiny_additive(case: Case) -> tuple[Any, ...]:
         width,
         case.dtype,
     )
+
+
+def _tiny_sums(case: Case) -> tuple[Any, ...]:
+    codes, tables, *_ = _tiny_additive(case)
+    return codes, tables // case.books, 128
 
 
 def _line(error: Exception) -> str:

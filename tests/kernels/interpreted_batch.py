@@ -1,0 +1,115 @@
+"""Batches in Triton's interpreter: ``test_triton.py`` runs this in a process of its own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from comfy_vq.kernels import Rotation, constraints, eager, triton_batch, triton_ready
+
+Batch, BatchItem = triton_batch.Batch, triton_batch.BatchItem
+CPU = torch.device("cpu")
+UNEQUAL = [(3, 256, 128), (35, 128, 128), (1, 512, 256), (2, 128, 128)]
+"""Rows, width and period of layers that need several programs, one, and half of one."""
+
+
+def item(rows, width, period, books=3, block=128, dtype=torch.float16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(256, (rows, width // 8, books), dtype=torch.uint8, generator=generator)
+    tables = torch.randint(256, (books, 256, 8), dtype=torch.uint8, generator=generator)
+    scales = torch.randn(rows, generator=generator).half()
+    rotation = Rotation(block, seed) if block else None
+    out = torch.empty((rows, width), dtype=dtype)
+    return BatchItem(codes, tables // books, 0.01 + seed, 120 + seed, scales, rotation, period, out)
+
+
+def alone(x):
+    return eager.decode_additive(
+        x.codes, x.codebooks, x.step, x.offset, x.scales, x.rotation, x.period, x.out.dtype
+    )
+
+
+@pytest.mark.parametrize("byte_sums", [False, True])
+@pytest.mark.parametrize(
+    ("block", "books", "dtype"),
+    [(0, 3, torch.float16), (64, 2, torch.bfloat16), (128, 6, torch.float32)],
+)
+def test_unequal_layers_come_out_as_alone(block, books, dtype, byte_sums):
+    items = tuple(
+        item(*shape, books, block, dtype, seed=seed) for seed, shape in enumerate(UNEQUAL)
+    )
+    batch = Batch(items, byte_sums)
+    for _ in range(2):
+        for x in items:
+            x.out.fill_(torch.nan)
+        batch.launch()
+        for x in items:
+            assert torch.equal(x.out, alone(x))
+
+
+def test_building_decodes_nothing_and_codes_are_read_at_launch():
+    only = item(2, 128, 128)
+    only.out.fill_(torch.nan)
+    batch = Batch((only,))
+    assert only.out.isnan().all()
+    only.codes.fill_(7)
+    batch.launch()
+    assert torch.equal(only.out, alone(only))
+
+
+def shifted(x):
+    """A copy of x that does not begin at a multiple of 16 bytes."""
+    memory = torch.empty(x.numel() + 16 // x.element_size() + 1, dtype=x.dtype)
+    first = next(n for n in range(1, 3) if memory[n:].data_ptr() % 16)
+    return memory[first : first + x.numel()].view(x.shape).copy_(x)
+
+
+@pytest.mark.parametrize("name", ["codes", "codebooks", "scales", "out"])
+def test_tensors_that_are_not_aligned_are_refused(name):
+    good = item(4, 128, 128)
+    bad = replace(good, **{name: shifted(getattr(good, name))})
+    assert triton_batch.refusal([good]) is None
+    why = f"{name} of weight 1 do not begin at a multiple of 16 bytes"
+    assert triton_batch.refusal([good, bad]) == why
+    with pytest.raises(ValueError, match=why):
+        Batch((good, bad))
+
+
+@pytest.mark.parametrize("change", [{"books": 2}, {"block": 64}, {"dtype": torch.float32}])
+def test_different_kinds_are_refused(change):
+    why = triton_batch.refusal([item(2, 128, 128), item(2, 128, 128, **change)])
+    assert why == "weights differ in device, codebooks, rotation block or type"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"out": torch.empty(2, 64, dtype=torch.float16)}, r"does not fit in \(2, 64\)"),
+        ({"out": torch.empty(128, 2, dtype=torch.float16).t()}, "out of weight 0 are not contig"),
+        ({"scales": torch.ones(3).half()}, "codebooks or scales of weight 0 do not fit"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(change, why):
+    with pytest.raises(ValueError, match=why):
+        Batch((replace(item(2, 128, 128), **change),))
+
+
+def test_a_batch_of_plain_tuples():
+    x = item(2, 128, 128)
+    triton_ready.batch([tuple(vars(x).values())], True)()
+    assert torch.equal(x.out, alone(x))
+
+
+def test_no_weights_are_no_batch():
+    assert triton_batch.refusal([]) == "no weights"
+
+
+@pytest.mark.parametrize("byte_sums", [False, True])
+@pytest.mark.parametrize("block", [0, 64, 128])
+def test_a_trial_decides_about_batches(monkeypatch, block, byte_sums):
+    case = constraints.Case(CPU, torch.float16, 2, block)
+    monkeypatch.setattr(triton_ready, "_batches", {})
+    assert triton_ready.batch_refusal(case, byte_sums) is None
+    monkeypatch.setattr(triton_ready, "_batches", {})
+    monkeypatch.setattr(triton_batch.Batch, "launch", lambda _: None)
+    assert "wrong weights" in triton_ready.batch_refusal(case, byte_sums)
