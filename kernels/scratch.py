@@ -4,19 +4,36 @@ A decoded weight lives until the next one: a layer multiplies with it and forget
 """
 
 import threading
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 LIMIT = 64 << 20
-"""Bytes of the buffer at most; larger weights are decoded and multiplied in slices of rows."""
+"""Bytes of a buffer at most; larger weights are decoded and multiplied in slices of rows."""
+
+_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+"""Torch's own short way to the current stream; what it compiles itself calls it, too."""
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory of one device and stream, and whose weights are in it.
+
+    Attributes:
+        memory: uint8 ``[bytes]``.
+        owner: who filled it last, if it is to be asked for that.
+    """
+
+    memory: Tensor
+    owner: object = None
 
 
 class _Buffers(threading.local):
     """One set for each thread, so that two that sample at once never share a buffer."""
 
     def __init__(self) -> None:
-        self.known: dict[tuple[torch.device, int], Tensor] = {}
+        self.known: dict[tuple[torch.device, int], Buffer] = {}
 
 
 _BUFFERS = _Buffers()
@@ -25,23 +42,48 @@ _BUFFERS = _Buffers()
 def scratch(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A matrix ``[rows, columns]`` of ``dtype``, whose contents last until the next call.
 
-    The next call on the same device and stream, that is. The buffer is as large as what was asked
-    for so far; more than ``LIMIT`` bytes are not from it but the caller's own.
+    The next call on the same device and stream, that is. More than ``LIMIT`` bytes are not from
+    the buffer but the caller's own.
     """
     nbytes = rows * columns * dtype.itemsize
-    if nbytes > LIMIT or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
-        # A graph brings memory of its own, to which nothing else may write between its replays.
+    buffer = None if nbytes > LIMIT else reserve(nbytes, device)
+    if buffer is None:
         return torch.empty((rows, columns), dtype=dtype, device=device)
-    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-    buffer = _BUFFERS.known.get((device, stream))
-    if buffer is None or buffer.numel() < nbytes:
-        _BUFFERS.known.pop((device, stream), None)
+    buffer.owner = None
+    return buffer.memory[:nbytes].view(dtype).view(rows, columns)
+
+
+def reserve(nbytes: int, device: torch.device) -> Buffer | None:
+    """The buffer of a device's current stream, of at least ``nbytes``.
+
+    None while a graph is captured: it brings memory of its own, to which nothing else may write
+    between its replays.
+    """
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return None
+    key = (device, _stream(device))
+    buffer = _BUFFERS.known.pop(key, None)
+    if buffer is None or buffer.memory.numel() < nbytes:
+        buffer = None  # freed before the larger one is allocated
         with torch.inference_mode(False):
-            buffer = torch.empty(nbytes, dtype=torch.uint8, device=device)
-        _BUFFERS.known[device, stream] = buffer
-    return buffer[:nbytes].view(dtype).view(rows, columns)
+            buffer = Buffer(torch.empty(nbytes, dtype=torch.uint8, device=device))
+    _BUFFERS.known[key] = buffer
+    return buffer
+
+
+def current(device: torch.device) -> Buffer | None:
+    """The buffer of a device's current stream, if it has one."""
+    return _BUFFERS.known.get((device, _stream(device)))
 
 
 def release() -> None:
     """Give back this thread's buffers."""
     _BUFFERS.known.clear()
+
+
+def _stream(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    if _raw_stream is None or device.index is None:
+        return torch.cuda.current_stream(device).cuda_stream
+    return _raw_stream(device.index)

@@ -68,20 +68,10 @@ class Additive:
         return VQWeight(spec, shape, weight.dtype, tensors, coder.shared)
 
     def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-        codes, scales, shared = weight.tensors["codes"], weight.tensors["scales"], weight.codebooks
-        if shared is None:
-            raise VQError("field codebooks: an additive weight has no codebook set; read it anew")
-        return kernels.decode_additive(
-            codes,
-            shared.codebooks,
-            shared.step,
-            shared.offset,
-            scales,
-            weight.spec.rotation,
-            weight.shape[1],
-            dtype,
-            out,
-        )
+        return kernels.decode_additive(*_stored(weight), dtype, out)
+
+    def decoding(self, weight: VQWeight, out: Tensor) -> kernels.Decoding:
+        return kernels.Additive(*_stored(weight), out)
 
     def pieces(self, spec: AdditiveSpec, shape: tuple[int, ...]) -> dict[str, Piece]:
         if spec.rotation is not None and shape[1] % spec.rotation.block:
@@ -127,6 +117,16 @@ class Additive:
                     f"{list(allowed)}; update comfy-vq or quantize again"
                 )
         return AdditiveSpec(record["codebooks"], _rotation(record["rotation"]))
+
+
+def _stored(weight: VQWeight) -> tuple[Any, ...]:
+    """Arguments of ``kernels.decode_additive`` but the dtype."""
+    shared = weight.codebooks
+    if shared is None:
+        raise VQError("field codebooks: an additive weight has no codebook set; read it anew")
+    codes, scales = weight.tensors["codes"], weight.tensors["scales"]
+    grid = shared.codebooks, shared.step, shared.offset
+    return (codes, *grid, scales, weight.spec.rotation, weight.shape[1])
 
 
 def _rotation(record: Any) -> Rotation | None:

@@ -65,6 +65,9 @@ class Int8:
     def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
         return kernels.decode_int8(weight.tensors["codes"], weight.tensors["scales"], dtype, out)
 
+    def decoding(self, weight: VQWeight, out: Tensor) -> kernels.Decoding:
+        return kernels.Int8(weight.tensors["codes"], weight.tensors["scales"], out)
+
     def pieces(self, spec: Int8Spec, shape: tuple[int, ...]) -> dict[str, Piece]:
         rows, columns = matrix_shape(shape)
         return {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import VQError
+from ..kernels import Decoding
 from .weight import Piece, VQWeight
 
 OnProgress = Callable[[float], None]
@@ -34,6 +35,10 @@ class Codec(Protocol):
 
     def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
         """The coded matrix (see ``weight.to_matrix``), in ``out`` where that is given."""
+        ...
+
+    def decoding(self, weight: VQWeight, out: Tensor) -> Decoding:
+        """What decodes the matrix into ``out``, for ``kernels.batches``."""
         ...
 
     def pieces(self, spec: Any, shape: tuple[int, ...]) -> dict[str, Piece]:

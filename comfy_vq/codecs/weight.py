@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import kernels
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -122,6 +124,12 @@ class VQWeight:
         from .registry import get
 
         return from_matrix(get(self.codec).decode(self, dtype, out), self.shape)
+
+    def decoding(self, out: Tensor) -> kernels.Decoding:
+        """What decodes it into ``out``, contiguous ``[rows, columns]``, with others in one launch."""
+        from .registry import get
+
+        return get(self.codec).decoding(self, out)
 
     def rows(self, part: slice) -> VQWeight:
         """A slice of its outputs, which shares the memory."""

@@ -16,6 +16,7 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ... import checkpoint
+from ...ahead import Ahead
 from ...errors import VQError
 from ...model import VQModel
 from .dense import save_dense
@@ -105,9 +106,11 @@ def _state_dict(vq: VQModel) -> dict[str, Tensor]:
 def _settle(model: torch.nn.Module) -> None:
     """Make each set be listed by one layer, and decode what no layer of ours holds."""
     listed: set[str] = set()
+    ahead = Ahead()
     for layer in model.modules():
         if isinstance(layer, CodedWeight):
             if is_coded(layer.weight):
+                layer.slot = ahead.slot()
                 name = layer.weight.params.set_name
                 layer.owns_codebooks = name not in listed
                 listed.add(name)

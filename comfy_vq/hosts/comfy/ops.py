@@ -8,6 +8,7 @@ coded is decoded to the compute dtype, multiplied with, and forgotten.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import comfy.ops
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ... import compute
+from ...ahead import Slot
 from .layout import coded, is_coded, pieces, settled
 
 _COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -37,6 +39,11 @@ def _piece(name: str) -> property:
 class Compute(Protocol):
     """Another way to multiply with a coded weight than to decode it to the input's dtype."""
 
+    @property
+    def active(self) -> bool:
+        """Whether it wants to be asked at present."""
+        ...
+
     def linear(self, input: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor | None:
         """The output of a linear layer, or None to have it computed in the usual way."""
         ...
@@ -54,6 +61,9 @@ class CodedWeight:
     compute: Compute | None = None
     """Multiplies in another way where it can."""
 
+    slot: Slot | None = None
+    """The layer's place in the model, by which weights are decoded ahead."""
+
     owns_codebooks = True
     """Whether this layer lists its codebook set in the state dict. Of all layers that refer to a
     set one does, so that the host, which sums up state dicts, counts the set once."""
@@ -66,6 +76,31 @@ class CodedWeight:
         super().__init__(*args, device="meta", **kwargs)
         if self.bias is not None:
             self.bias = Parameter(torch.empty_like(self.bias, device=device or "cpu"))
+
+    def forward(self, input: Tensor) -> Tensor:
+        comfy.ops.run_every_op()  # raises where the user has cancelled
+        dense = self._decoded_ahead(input)
+        if dense is None:
+            return self.forward_comfy_cast_weights(input)
+        return self._multiply_dense(input, dense, self._parameters["bias"])
+
+    def _decoded_ahead(self, input: Tensor) -> Tensor | None:
+        """The dense weight, where nothing but decoding has to be done to it and that is done.
+
+        The short way for weights that lie on the device. It skips the host's cast function, which
+        costs the processor more than all else here.
+        """
+        slot, held = self.slot, self._parameters["weight"]
+        if slot is None or self.weight_function or self.bias_function or not is_coded(held):
+            return None
+        if torch.compiler.is_compiling() or (input.requires_grad and torch.is_grad_enabled()):
+            return None
+        if self.compute is not None and self.compute.active:
+            return None
+        bias = self._parameters["bias"]
+        if bias is not None and (bias.dtype is not input.dtype or bias.device != input.device):
+            return None
+        return slot.decoded(held, partial(coded, held), input.dtype, input.device)
 
     def forward_comfy_cast_weights(self, input: Tensor) -> Tensor:
         # Asked for its own dtype, a coded weight comes back as it is: a cast would copy the codes
@@ -137,6 +172,8 @@ class CodedWeight:
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CodedWeight:
         """Move parameters by replacing them: torch would swap only the wrapper of a coded one."""
+        if self.slot is not None:
+            self.slot.ahead.reset()
         for name, parameter in self._parameters.items():
             if parameter is None or parameter.is_meta:
                 continue
@@ -147,13 +184,42 @@ class CodedWeight:
         return self
 
 
+class Uncast:
+    """A layer of the host's which, where a cast would change nothing, does without; goes before it.
+
+    The host's cast function costs a fast graphics card's processor more than the layer itself.
+    """
+
+    _uncast: Callable[[Any, Tensor], Tensor]
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self._parameters["weight"]
+        plain = not self.weight_function and not self.bias_function and weight is not None
+        if plain and weight.dtype is input.dtype and weight.device == input.device:
+            comfy.ops.run_every_op()
+            return self._uncast(input)
+        return super().forward(input)
+
+
 class VQOperations(comfy.ops.manual_cast):
     """The operations class of a VQ model."""
 
+    class GroupNorm(Uncast, comfy.ops.manual_cast.GroupNorm):
+        _uncast = torch.nn.GroupNorm.forward
+
+    class LayerNorm(Uncast, comfy.ops.manual_cast.LayerNorm):
+        _uncast = torch.nn.LayerNorm.forward
+
+    class RMSNorm(Uncast, comfy.ops.manual_cast.RMSNorm):
+        _uncast = torch.nn.RMSNorm.forward
+
     class Linear(CodedWeight, comfy.ops.manual_cast.Linear):
         def _multiply(self, input: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
-            output = None if self.compute is None else self.compute.linear(input, weight, bias)
-            return compute.linear(input, coded(weight), bias) if output is None else output
+            if self.compute is not None and self.compute.active:
+                output = self.compute.linear(input, weight, bias)
+                if output is not None:
+                    return output
+            return compute.linear(input, coded(weight), bias)
 
         def _multiply_dense(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return torch.nn.functional.linear(input, weight, bias)
@@ -164,4 +230,5 @@ class VQOperations(comfy.ops.manual_cast):
             return compute.conv2d(self._conv_forward, input, coded(weight), bias, self.groups)
 
         def _multiply_dense(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            return self._conv_forward(input, weight, bias)
+            output = self._conv_forward(input, weight, bias)
+            return output.contiguous() if input.is_contiguous() else output
