@@ -14,6 +14,7 @@ from ..errors import VQError
 from ..evaluation.bench import Bench, Judge
 from ..hosts.comfy_boot import boot
 from ..hosts.locate import find_comfyui
+from ..hosts.modes import split_compute
 from ..plan import detect_family
 from . import arguments
 from .prompts import PROMPTS
@@ -45,7 +46,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         type=Path,
         nargs="+",
         metavar="CANDIDATE",
-        help="VQ, GGUF, or any file that ComfyUI loads: dense, fp8, its other formats",
+        help="VQ, GGUF, or any file that ComfyUI loads: dense, fp8, its other formats; "
+        "a VQ file as FILE@int8 to compute in int8",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("quality_report"), help="folder for the report"
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     from ..evaluation.report import to_table
     from ..evaluation.run import Named, evaluate
 
-    for path in (args.reference, *args.candidates):
+    for path in (args.reference, *(split_compute(path)[0] for path in args.candidates)):
         if not path.is_file():
             raise VQError(f"{path}: no such file; check the path")
     named = _named([args.reference, *args.candidates])
@@ -125,11 +127,19 @@ def run(args: argparse.Namespace) -> None:
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """Files by what the report calls them: their names where these tell them apart."""
-    stems = [path.stem for path in paths]
-    named = {path.stem if stems.count(path.stem) == 1 else str(path): path for path in paths}
+    stems = [_stem(path) for path in paths]
+    named = {
+        stem if stems.count(stem) == 1 else str(path): path
+        for stem, path in zip(stems, paths, strict=True)
+    }
     if len(named) < len(paths):
         raise VQError("the same file is named twice; compare different files")
     return named
+
+
+def _stem(path: Path) -> str:
+    file, compute = split_compute(path)
+    return file.stem if file == path else f"{file.stem}@{compute}"
 
 
 _Chosen = tuple[Bench, Judge | None, str | None]
@@ -144,6 +154,11 @@ def _bench(args: argparse.Namespace, bar: tqdm) -> _Chosen:
         )
     if comfyui is not None:
         boot(comfyui)
+    elif any(split_compute(path)[1] != "exact" for path in args.candidates):
+        raise VQError(
+            "@int8, @auto: found no ComfyUI, in which alone this works; name its folder in the "
+            "environment variable COMFYUI_PATH, or name the file alone"
+        )
     if _family(args.reference) == _SHIPPED:
         return _shipped_model(args, comfyui, bar)
     if comfyui is None:

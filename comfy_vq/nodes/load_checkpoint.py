@@ -3,7 +3,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..hosts.comfy import folders
+from ..hosts.comfy.compute_mode import compute_as
 from ..hosts.comfy.loader import load_file
+from ..hosts.modes import COMPUTE
 
 
 class LoadVQCheckpoint(io.ComfyNode):
@@ -22,18 +24,25 @@ class LoadVQCheckpoint(io.ComfyNode):
                     "vq_name",
                     options=folders.vq_files(),
                     tooltip="VQ files in models/diffusion_models and models/vq.",
-                )
+                ),
+                io.Combo.Input(
+                    "compute",
+                    options=list(COMPUTE),
+                    default="auto",
+                    optional=True,
+                    tooltip="auto: int8 where it is faster on this graphics card. Layers that int8 would harm stay exact.",
+                ),
             ],
             outputs=[io.Model.Output("model")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, vq_name: str) -> tuple[str, int, int]:
+    def fingerprint_inputs(cls, vq_name: str, compute: str = "auto") -> tuple[str, int, int]:
         return folders.fingerprint(folders.path_of(vq_name))
 
     @classmethod
-    def execute(cls, vq_name: str) -> io.NodeOutput:
-        return io.NodeOutput(load_file(folders.path_of(vq_name)))
+    def execute(cls, vq_name: str, compute: str = "auto") -> io.NodeOutput:
+        return io.NodeOutput(compute_as(load_file(folders.path_of(vq_name)), compute))
 
 
 NODES = [LoadVQCheckpoint]

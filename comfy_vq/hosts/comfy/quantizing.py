@@ -19,6 +19,7 @@ from ...plan import Plan
 from ...progress import Progress
 from ...quantize import plan_for, quantize
 from .carry import carry_over
+from .compute_mode import compute_as
 from .loader import InMemory, load
 from .source import ModelSource
 
@@ -40,6 +41,7 @@ def quantize_model(
     exclude: str,
     node_id: str | None = None,
     cache: Cache | None = None,
+    compute: str = "auto",
 ) -> tuple[ModelPatcher, str]:
     """A VQ MODEL that otherwise behaves as ``patcher``, which is not changed, and a report.
 
@@ -50,6 +52,7 @@ def quantize_model(
         exclude: patterns of layers to leave alone, one a line.
         node_id: where the interface shows the remaining time.
         cache: where to look for an earlier quantization, and to keep this one.
+        compute: how the result computes; see ``modes.COMPUTE``.
 
     Raises:
         VQError: see ``ModelSource``, ``quantize`` and ``budget.fit``.
@@ -76,7 +79,7 @@ def quantize_model(
             vq = vq if stored is None else stored.model
     # Held rather than read from the file again when needed: by then the cache may have dropped it.
     origin = InMemory(vq)
-    quantized = carry_over(patcher, load(origin), origin)
+    quantized = compute_as(carry_over(patcher, load(origin), origin), compute)
     lines = (_sizes(vq, plan, how), expected, _advice(source.patched, seconds))
     return quantized, "\n".join(filter(None, lines)) + f"\n\n{plan.table()}"
 

@@ -17,6 +17,8 @@ from .... import checkpoint
 from ....checkpoint.gguf import gguf_size, is_gguf, load_gguf
 from ....errors import VQError
 from ....evaluation.bench import Size
+from ...modes import split_compute
+from ..compute_mode import compute_as
 from ..loader import load_file
 from .sizes import logical_numel
 
@@ -28,18 +30,25 @@ def load_candidate(path: Path, dtype: torch.dtype | None = None) -> ModelPatcher
 
     Args:
         path: a VQ file; a GGUF file, which is decoded to float16; or whatever the host loads: a
-            diffusion model of its own or a full checkpoint, dense or in a format of the host.
+            diffusion model of its own or a full checkpoint, dense or in a format of the host. After a
+            VQ file, ``@int8`` and ``@auto`` say how to compute (see ``split_compute``).
         dtype: of the weights, instead of what the host chooses; not for a VQ file.
 
     Raises:
-        VQError: the file cannot be read, or the host recognizes no diffusion model in it.
+        VQError: the file cannot be read, or the host recognizes no diffusion model in it; it is to
+            compute in int8 and no VQ file.
     """
+    path, compute = split_compute(path)
     if checkpoint.is_vq(path):
         if dtype is not None:
             raise VQError(
                 f"{path}: found a VQ file, expected a dense one, whose weights can be cast to {dtype}"
             )
-        return load_file(str(path))
+        return compute_as(load_file(str(path)), compute)
+    if compute != "exact":
+        raise VQError(
+            f"{path}@{compute}: found no VQ file, expected one: only these compute in int8"
+        )
     tensors, metadata = (load_gguf(path), None) if is_gguf(path) else read(path)
     patcher = _load(path, tensors, metadata, {} if dtype is None else {"dtype": dtype})
     if patcher is None:
@@ -56,6 +65,7 @@ def size_in(path: Path) -> Size:
     Raises:
         VQError: the file cannot be read.
     """
+    path, _ = split_compute(path)
     if checkpoint.is_vq(path):
         header = checkpoint.inspect(path)
         return Size(header.nbytes, header.numel)
