@@ -4,8 +4,9 @@ from comfy_api.latest import io
 
 from ..hosts.comfy import folders
 from ..hosts.comfy.compute_mode import compute_as
-from ..hosts.comfy.loader import load_file
+from ..hosts.comfy.loader import keep_decoded, load_file
 from ..hosts.modes import COMPUTE
+from .inputs import spare_memory_input
 
 
 class LoadVQCheckpoint(io.ComfyNode):
@@ -32,17 +33,21 @@ class LoadVQCheckpoint(io.ComfyNode):
                     optional=True,
                     tooltip="auto: int8 where it is faster on this graphics card. Layers that int8 would harm stay exact.",
                 ),
+                spare_memory_input(),
             ],
             outputs=[io.Model.Output("model")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, vq_name: str, compute: str = "auto") -> tuple[str, int, int]:
+    def fingerprint_inputs(
+        cls, vq_name: str, compute: str = "auto", spare_vram: int = 0
+    ) -> tuple[str, int, int]:
         return folders.fingerprint(folders.path_of(vq_name))
 
     @classmethod
-    def execute(cls, vq_name: str, compute: str = "auto") -> io.NodeOutput:
-        return io.NodeOutput(compute_as(load_file(folders.path_of(vq_name)), compute))
+    def execute(cls, vq_name: str, compute: str = "auto", spare_vram: int = 0) -> io.NodeOutput:
+        model = compute_as(load_file(folders.path_of(vq_name)), compute)
+        return io.NodeOutput(keep_decoded(model, spare_vram))
 
 
 NODES = [LoadVQCheckpoint]

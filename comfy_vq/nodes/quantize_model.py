@@ -7,6 +7,7 @@ from ..errors import VQError
 from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.quantizing import quantize_model
 from ..hosts.modes import COMPUTE
+from .inputs import spare_memory_input
 
 
 class VQQuantizeModel(io.ComfyNode):
@@ -58,6 +59,7 @@ class VQQuantizeModel(io.ComfyNode):
                     tooltip="How the result computes; changes nothing in its file. auto: int8 where it is faster "
                     "on this graphics card. Layers that int8 would harm stay exact.",
                 ),
+                spare_memory_input(),
             ],
             outputs=[io.Model.Output("model"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -80,6 +82,7 @@ class VQQuantizeModel(io.ComfyNode):
         exclude: str,
         cache: bool = True,
         compute: str = "auto",
+        spare_vram: int = 0,
     ) -> io.NodeOutput:
         quantized, report = quantize_model(
             model,
@@ -89,6 +92,7 @@ class VQQuantizeModel(io.ComfyNode):
             cls.hidden.unique_id,
             host_cache() if cache else None,
             compute,
+            spare_vram,
         )
         return io.NodeOutput(quantized, report, ui=ui.PreviewText(report))
 

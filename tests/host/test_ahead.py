@@ -7,7 +7,7 @@ import torch
 from comfy.model_management import InterruptProcessingException, interrupt_current_processing
 
 from comfy_vq import ahead
-from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.hosts.comfy.loader import InMemory, keep_decoded, load
 from comfy_vq.hosts.comfy.ops import CodedWeight, VQOperations
 from comfy_vq.kernels import scratch
 from host.families import FAMILIES, random_vq_model
@@ -59,18 +59,33 @@ def test_samples_the_same_bits(family, vq, monkeypatch, in_batches):
     assert sum(in_batches) >= 3 * (len(vq.layers) - 1)
 
 
+def slots(model):
+    coded = [m for m in model.model.modules() if isinstance(m, CodedWeight)]
+    return [layer.slot for layer in coded if layer.slot is not None]
+
+
 def test_spare_memory_changes_no_bit(family, vq):
     expected = sample(load(InMemory(vq)), family, steps=3)
+    model = keep_decoded(load(InMemory(vq)), 1)
+    assert torch.equal(sample(model.clone(), family, steps=3), expected)
+    kept = [slot for slot in slots(model) if slot.group and slot.group.kept]
+    assert kept and sum(slot.dense.nbytes for slot in kept) <= 10**6
+    again, arguments = model.cached_patcher_init
+    assert {slot.ahead.spare for slot in slots(again(*arguments))} == {10**6}
+
+
+def test_weights_that_move_give_spare_memory_back(family, vq):
+    model = keep_decoded(load(InMemory(vq)), 1)
+    sample(model, family, steps=3)
+    assert any(slot.dense is not None for slot in slots(model))
+    model.model.to(CPU)
+    assert not any(slot.dense is not None for slot in slots(model))
+
+
+def test_no_spare_memory_by_default(vq):
     model = load(InMemory(vq))
-    slots = [m.slot for m in model.model.modules() if isinstance(m, CodedWeight) and m.slot]
-    slots[0].ahead.spare = 1 << 20
-    assert torch.equal(sample(model, family, steps=3), expected)
-    kept = [slot for slot in slots if slot.group and slot.group.kept]
-    assert kept and sum(slot.dense.nbytes for slot in kept) <= 1 << 20
-    model.detach()
-    for layer in model.model.modules():
-        layer._apply(lambda t: t) if isinstance(layer, CodedWeight) else None
-    assert not any(slot.dense is not None for slot in slots)
+    assert keep_decoded(model, 0) is model
+    assert {slot.ahead.spare for slot in slots(model)} == {0}
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["fully loaded", "partly loaded"])

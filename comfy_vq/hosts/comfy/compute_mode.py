@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ...ahead import Ahead
 from . import int8, int8_trial
 from .layout import is_coded
+from .loader import prepared
 from .ops import VQOperations
 
 log = logging.getLogger(__name__)
@@ -188,24 +189,19 @@ def compute_as(patcher: ModelPatcher, name: str) -> ModelPatcher:
     Args:
         name: one of ``modes.COMPUTE``.
     """
-    if name == "exact":
-        return patcher
+    return patcher if name == "exact" else prepared(patcher, _compute_as, name)
+
+
+def _compute_as(patcher: ModelPatcher, name: str) -> ModelPatcher:
     patcher.model.comfy_vq_compute = ComputeMode(name, patcher.model.diffusion_model)
     patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, _KEY, _sample)
     patcher.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, _KEY, _predict)
-    patcher.cached_patcher_init = (_load_again, (*patcher.cached_patcher_init, name))
     return patcher
 
 
 def mode_of(model: nn.Module) -> ComputeMode | None:
     """How a ``comfy.model_base.BaseModel`` computes; None if exactly, as models do."""
     return getattr(model, "comfy_vq_compute", None)
-
-
-def _load_again(
-    load: Callable[..., ModelPatcher], arguments: tuple[Any, ...], name: str, **options: Any
-) -> ModelPatcher:
-    return compute_as(load(*arguments, **options), name)
 
 
 def _sample(executor: WrapperExecutor, guider: Any, *rest: Any, **options: Any) -> Tensor:

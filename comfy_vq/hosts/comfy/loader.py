@@ -6,6 +6,7 @@ detects, builds and fills the model as it would from the dense checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,6 +92,38 @@ def mark(patcher: ModelPatcher, origin: Origin) -> None:
     patcher.remove_callbacks_with_key(CallbacksMP.ON_LOAD, _KEY)
     patcher.add_callback_with_key(CallbacksMP.ON_LOAD, _KEY, _keep_codes)
     patcher.cached_patcher_init = (load, (origin,))
+
+
+def prepared(
+    patcher: ModelPatcher, prepare: Callable[..., ModelPatcher], *arguments: Any
+) -> ModelPatcher:
+    """``prepare(patcher, *arguments)``, and the same of every copy that the host loads anew."""
+    again = (*patcher.cached_patcher_init, prepare, arguments)
+    patcher = prepare(patcher, *arguments)
+    patcher.cached_patcher_init = (_load_prepared, again)
+    return patcher
+
+
+def _load_prepared(
+    load_again: Callable[..., ModelPatcher],
+    known: tuple[Any, ...],
+    prepare: Callable[..., ModelPatcher],
+    arguments: tuple[Any, ...],
+    **options: Any,
+) -> ModelPatcher:
+    return prepared(load_again(*known, **options), prepare, *arguments)
+
+
+def keep_decoded(patcher: ModelPatcher, megabytes: int) -> ModelPatcher:
+    """The VQ MODEL ``patcher``, which uses so much memory to keep weights decoded, small ones first."""
+    return prepared(patcher, _keep_decoded, megabytes) if megabytes > 0 else patcher
+
+
+def _keep_decoded(patcher: ModelPatcher, megabytes: int) -> ModelPatcher:
+    for layer in patcher.model.modules():
+        if isinstance(layer, CodedWeight) and layer.slot is not None:
+            layer.slot.ahead.spare = megabytes * 10**6
+    return patcher
 
 
 def origin_of(patcher: ModelPatcher) -> Origin | None:

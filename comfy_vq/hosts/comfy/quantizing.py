@@ -20,7 +20,7 @@ from ...progress import Progress
 from ...quantize import plan_for, quantize
 from .carry import carry_over
 from .compute_mode import compute_as
-from .loader import InMemory, load
+from .loader import InMemory, keep_decoded, load
 from .source import ModelSource
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def quantize_model(
     node_id: str | None = None,
     cache: Cache | None = None,
     compute: str = "auto",
+    spare: int = 0,
 ) -> tuple[ModelPatcher, str]:
     """A VQ MODEL that otherwise behaves as ``patcher``, which is not changed, and a report.
 
@@ -53,6 +54,7 @@ def quantize_model(
         node_id: where the interface shows the remaining time.
         cache: where to look for an earlier quantization, and to keep this one.
         compute: how the result computes; see ``modes.COMPUTE``.
+        spare: megabytes of memory for weights that stay decoded.
 
     Raises:
         VQError: see ``ModelSource``, ``quantize`` and ``budget.fit``.
@@ -80,6 +82,7 @@ def quantize_model(
     # Held rather than read from the file again when needed: by then the cache may have dropped it.
     origin = InMemory(vq)
     quantized = compute_as(carry_over(patcher, load(origin), origin), compute)
+    quantized = keep_decoded(quantized, spare)
     lines = (_sizes(vq, plan, how), expected, _advice(source.patched, seconds))
     return quantized, "\n".join(filter(None, lines)) + f"\n\n{plan.table()}"
 
