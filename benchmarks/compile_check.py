@@ -2,8 +2,9 @@
 
     python benchmarks/compile_check.py [--targets cuda:86 hip:gfx1100] [--jobs 2]
 
-Prints registers, what spilled and shared memory of every kernel for every target, and ends with
-status 1 where one spills, wants more shared memory than the target has, or does not compile.
+Prints registers, instructions per decoded weight (NVIDIA), what spilled and shared memory of every
+kernel for every target, and ends with status 1 where one spills, wants more shared memory than the
+target has, or does not compile.
 No graphics card is needed; none runs anything. ``specs`` says which kernels stand for the others.
 """
 
@@ -74,10 +75,25 @@ class Spec:
         )
         return " ".join(part for part in parts if part)
 
+    @property
+    def weights_of_a_lane(self) -> int:
+        """What one lane decodes: half a rotated run, one group, two in bytes, or a part of a tile."""
+        if self.kernel == "additive_int8":
+            return 16
+        return 8 if RUNS.get(self.run, 1) == 1 else RUNS[self.run] * 8 // 2
+
 
 @dataclass(frozen=True)
 class Compiled:
-    """What one became: registers of a thread, bytes spilled or put on the stack, shared bytes."""
+    """What one became.
+
+    Attributes:
+        registers: of a thread.
+        spilled: bytes spilled or put on the stack.
+        shared: bytes of shared memory.
+        seconds: that compiling took.
+        instructions: per decoded weight, on NVIDIA's cards.
+    """
 
     target: str
     name: str
@@ -85,6 +101,7 @@ class Compiled:
     spilled: int
     shared: int
     seconds: float
+    instructions: float | None = None
 
     @property
     def fits(self) -> bool:
@@ -162,29 +179,34 @@ def compile_one(spec: Spec, target: str) -> Compiled:
         options["maxnreg"] = spec.most_registers
     made = triton.compile(source, target=gpu, options=options)
     seconds = time.perf_counter() - started
-    registers, spilled = _nvidia(made) if backend == "cuda" else _amd(made)
-    return Compiled(target, spec.name, registers, spilled, made.metadata.shared, seconds)
+    found = _nvidia(made) if backend == "cuda" else _amd(made)
+    registers, spilled, instructions = found
+    per_weight = None if instructions is None else instructions / spec.weights_of_a_lane
+    shared = made.metadata.shared
+    return Compiled(target, spec.name, registers, spilled, shared, seconds, per_weight)
 
 
-def _nvidia(made) -> tuple[int, int]:
-    """Registers and bytes of stack and local memory, from the binary."""
+def _nvidia(made) -> tuple[int, int, int]:
+    """Registers, bytes of stack and local memory, and instructions, from the binary."""
     import triton.backends.nvidia as backend
 
     tool = Path(backend.__file__).parent / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
         binary.write_bytes(made.asm["cubin"])
-        command = [tool, "--dump-resource-usage", binary]
+        command = [tool, "--dump-resource-usage", "--dump-sass", binary]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     used = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-    return used["REG"], used["STACK"] + used["LOCAL"]
+    # There are no loops, so that each instruction runs once; NOP fills the end.
+    instructions = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP)", text, re.MULTILINE)
+    return used["REG"], used["STACK"] + used["LOCAL"], len(instructions)
 
 
-def _amd(made) -> tuple[int, int]:
+def _amd(made) -> tuple[int, int, None]:
     """Vector registers and 4 bytes for each spilled one, from the metadata of the assembly."""
     found = dict(re.findall(r"\.(vgpr_count|[vs]gpr_spill_count):\s*(\d+)", made.asm["amdgcn"]))
     spilled = int(found["vgpr_spill_count"]) + int(found["sgpr_spill_count"])
-    return int(found["vgpr_count"]), 4 * spilled
+    return int(found["vgpr_count"]), 4 * spilled, None
 
 
 def compile_for(target: str, wanted: list[Spec]) -> list[Compiled]:
@@ -219,13 +241,24 @@ def main() -> int:
         return 0
 
     started, wanted = time.perf_counter(), list(specs())
-    print("| kernel | target | registers | spilled bytes | shared bytes | seconds |")
-    print("|---|---|---|---|---|---|")
+    print(f"| {' | '.join(_HEAD)} |")
+    print("|---" * len(_HEAD) + "|")
     with ThreadPoolExecutor(args.jobs) as pool:
         wrong = sum(pool.map(lambda target: show(target, wanted), args.targets))
     seconds = time.perf_counter() - started
     print(f"{len(wanted)} kernels, {len(args.targets)} targets: {wrong} wrong, {seconds:.0f} s")
     return 1 if wrong else 0
+
+
+_HEAD = (
+    "kernel",
+    "target",
+    "registers",
+    "instructions/weight",
+    "spilled bytes",
+    "shared bytes",
+    "seconds",
+)
 
 
 def show(target: str, wanted: list[Spec]) -> int:
@@ -237,7 +270,8 @@ def show(target: str, wanted: list[Spec]) -> int:
         return len(wanted)
     lines = []
     for c in compiled:
-        shown = (c.name, c.target, c.registers, c.spilled, c.shared, f"{c.seconds:.1f}")
+        work = "" if c.instructions is None else f"{c.instructions:.1f}"
+        shown = (c.name, c.target, c.registers, work, c.spilled, c.shared, f"{c.seconds:.1f}")
         lines.append("| " + " | ".join(map(str, shown)) + " |" + ("" if c.fits else " too much"))
     print("\n".join(lines), flush=True)
     return sum(not c.fits for c in compiled)

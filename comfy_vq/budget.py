@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import VQError
+from .kernels.scratch import LIMIT
 from .plan import TOLERANCE, Plan, UnreachableError
 
 LEAST_BITS, MOST_BITS = 2.0, 8.0
@@ -19,8 +20,7 @@ _UNITS = {"gb": 10**9, "gib": 2**30}
 _NATIVE_SIDE = {"sd15": 64, "demo": 8}
 """Latents of a family at its native resolution, where those are not 128 x 128."""
 _MIB_PER_BYTE = {"sd15": 1.0, "sdxl": 0.8, "sdxl-refiner": 1.0, "demo": 1.0}
-_WORKSPACE = 64 << 20
-_DECODED_AT_ONCE = 2
+_WORKSPACE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,15 @@ def numel(plan: Plan) -> int:
 def sampling_bytes(plan: Plan, activations: int, itemsize: int = 2) -> int:
     """Graphics memory while the model samples with all its coded weights there.
 
-    The coded model; the largest weight decoded, twice, since a convolution reorders it and an
-    allocator is slow to reuse the one before; the temporaries of decoding; the activations.
+    The coded model; the largest weight decoded, or what the scratch buffer holds of it; the
+    temporaries of decoding; the activations.
 
     Args:
         activations: bytes.
         itemsize: bytes of a decoded weight.
     """
     coded = (layer.numel for layer in plan.layers if plan.choices[layer.name].codec is not None)
-    decoded = _DECODED_AT_ONCE * itemsize * max(coded, default=0)
+    decoded = min(LIMIT, itemsize * max(coded, default=0))
     return coded_bytes(plan) + decoded + _WORKSPACE + activations
 
 

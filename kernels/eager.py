@@ -6,8 +6,8 @@ from torch import Tensor
 
 from .hadamard import Rotation, unrotate_unnormalized
 
-_SLICE = 1 << 21
-"""Weights decoded at a time: the float32 temporaries of a slice stay below 64 MiB."""
+_SLICE = 1 << 20
+"""Weights decoded at a time: the temporaries of a slice stay below 16 MiB."""
 
 
 def decode_additive(
@@ -38,8 +38,9 @@ def decode_additive(
     per_slice = max(1, _SLICE // max(1, width))
     for start in range(0, rows, per_slice):
         part = slice(start, min(start + per_slice, rows))
-        entries = codes[part].reshape(-1, books).to(torch.int32) + bases
+        entries = codes[part].reshape(-1, books).to(torch.int32).add_(bases)
         sums = F.embedding_bag(entries, table, mode="sum").reshape(-1, width)
+        del entries
         if rotation is not None:
             sums = unrotate_unnormalized(sums, rotation, period)
         weight[part] = sums.mul_(factors[part, None])

@@ -86,4 +86,4 @@ def unrotate(x: Tensor, rotation: Rotation, period: int) -> Tensor:
 def unrotate_unnormalized(x: Tensor, rotation: Rotation, period: int) -> Tensor:
     """``x H D``: the inverse rotation without its factor ``block**-0.5``, exact on integers."""
     signs = sign_vector(rotation.seed, period, x.device)
-    return (block_hadamard(x, rotation.block).reshape(-1, period) * signs).reshape(x.shape)
+    return block_hadamard(x, rotation.block).reshape(-1, period).mul_(signs).reshape(x.shape)

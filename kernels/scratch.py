@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LIMIT = 64 << 20
-"""Bytes of a buffer at most; larger weights are decoded and multiplied in slices of rows."""
+LIMIT = 48 << 20
+"""Bytes of a buffer at most; larger weights are decoded and multiplied in slices of rows.
+
+With the 16 MiB that decoding in plain PyTorch works in, that makes 64."""
 
 _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
 """Torch's own short way to the current stream; what it compiles itself calls it, too."""

@@ -17,7 +17,7 @@ def coded(*shape, bits=3):
     return codecs.encode(gaussian(*shape), bits, codec, effort="fast")
 
 
-@pytest.fixture(autouse=True, params=[64 << 20, 3000], ids=["whole", "in slices"])
+@pytest.fixture(autouse=True, params=[scratch.LIMIT, 3000], ids=["whole", "in slices"])
 def limit(request, monkeypatch):
     monkeypatch.setattr(scratch, "LIMIT", request.param)
     monkeypatch.setattr(compute, "LIMIT", request.param)

@@ -1,9 +1,12 @@
 import threading
+import weakref
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from comfy_vq.kernels import scratch
+from comfy_vq.kernels import Rotation, eager, scratch
 
 CPU = torch.device("cpu")
 
@@ -52,3 +55,39 @@ def test_it_outlives_inference_mode():
         inside.fill_(1)
     get(4, 4).fill_(2)
     assert not get(4, 4).is_inference()
+
+
+class Living(TorchDispatchMode):
+    """The most bytes that tensors made within it have held at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {
+            t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if torch.is_tensor(t)
+        }
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            storage = tensor.untyped_storage() if torch.is_tensor(tensor) else None
+            if storage is not None and storage._cdata not in given:
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._gone, storage.nbytes())
+        return result
+
+    def _gone(self, nbytes):
+        self.now -= nbytes
+
+
+@pytest.mark.parametrize("books", [3, 6])
+def test_plain_pytorch_decodes_in_16_mib_beside_the_buffer(books):
+    codes = torch.zeros(2048, 160, books, dtype=torch.uint8)
+    tables = torch.zeros(books, 256, 8, dtype=torch.uint8)
+    out = torch.empty(2048, 1280, dtype=torch.float16)
+    rotation, scales = Rotation(128, 0), torch.ones(2048).half()
+    with Living() as living:
+        eager.decode_additive(codes, tables, 0.01, 0, scales, rotation, 1280, torch.float16, out)
+    assert 4 * eager._SLICE < living.most <= 16 << 20
+    assert scratch.LIMIT + (16 << 20) <= 64 << 20
