@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,8 @@ from benchmarks import layers
 from benchmarks.kernel_settings import Settings, guarded
 from benchmarks.layers import Call, Missing
 from benchmarks.timing import markdown
-from comfy_vq import compute
+from comfy_vq import compute, kernels
+from comfy_vq.ahead import Ahead
 from comfy_vq.codecs import VQWeight
 from comfy_vq.errors import VQError
 from comfy_vq.hosts.comfy_boot import boot
@@ -21,6 +23,7 @@ from comfy_vq.hosts.locate import find_comfyui
 
 REQUIRED = ("comfy_kitchen", "aiohttp", "transformers", "torchsde")
 """What tells an environment that ComfyUI runs in."""
+_LAYERS = 10  # of a block, which may share a launch
 _ROWS = 32  # integer products on graphics cards want more than 16
 
 
@@ -44,11 +47,8 @@ def overhead_table(settings: Settings, width: int = 128) -> str:
     missing = no_comfyui()
     if missing:
         return markdown(_HEAD, rows) + f"\n\nNot measured in ComfyUI: {missing}"
-    ours, theirs = _in_comfyui(coded, dense, bias)
-    found = {
-        "ComfyUI, dense": _microseconds(lambda: theirs(x), settings),
-        "ComfyUI, VQ exact": _microseconds(lambda: ours(x), settings),
-    }
+    calls = _in_comfyui(coded, dense, bias, x)
+    found = {name: _microseconds(call, settings, _LAYERS) for name, call in calls.items()}
     return markdown(_HEAD, rows + _rows(found, "ComfyUI, dense"))
 
 
@@ -68,9 +68,9 @@ def no_comfyui() -> str:
 
 
 def _in_comfyui(
-    coded: VQWeight, dense: torch.Tensor, bias: torch.Tensor
-) -> tuple[nn.Module, nn.Module]:
-    """A VQ layer and the host's own, which are loaded completely."""
+    coded: VQWeight, dense: torch.Tensor, bias: torch.Tensor, x: torch.Tensor
+) -> dict[str, Call | Missing]:
+    """Calls of ``_LAYERS`` layers each: the host's own, and VQ layers, all on the device."""
     path = find_comfyui()
     assert path is not None
     boot(path)
@@ -79,24 +79,34 @@ def _in_comfyui(
     from comfy_vq.hosts.comfy.layout import pending, settled
     from comfy_vq.hosts.comfy.ops import VQOperations
 
-    rows, columns = coded.shape
-    weights = {
-        VQOperations: settled(pending(coded), dense.dtype),
-        comfy.ops.disable_weight_init: dense,
+    def block(operations: type, weight: Any, ahead: Ahead | None = None) -> Call:
+        made = []
+        for _ in range(_LAYERS):
+            layer = operations.Linear(*reversed(coded.shape), dtype=x.dtype, device=x.device)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            layer.bias = nn.Parameter(bias, requires_grad=False)
+            if ahead is not None:
+                layer.slot = ahead.slot()
+            made.append(layer)
+        return lambda: [layer(x) for layer in made][-1]
+
+    weight = settled(pending(coded), dense.dtype)
+    in_batches = kernels.decodes_in_batches(x.dtype, x.device)
+    return {
+        "ComfyUI, dense": block(comfy.ops.disable_weight_init, dense),
+        "ComfyUI, VQ, each by itself": block(VQOperations, weight),
+        "ComfyUI, VQ, decoded ahead": block(VQOperations, weight, Ahead())
+        if in_batches
+        else Missing("no batches without Triton"),
+        "ComfyUI, VQ, kept decoded": block(VQOperations, weight, Ahead(spare=1 << 30)),
     }
-    made = []
-    for operations, weight in weights.items():
-        layer = operations.Linear(columns, rows, dtype=dense.dtype, device=dense.device)
-        layer.weight = nn.Parameter(weight, requires_grad=False)
-        layer.bias = nn.Parameter(bias, requires_grad=False)
-        made.append(layer)
-    return made[0], made[1]
 
 
-def _microseconds(call: Call | Missing, settings: Settings) -> float | Missing:
+def _microseconds(call: Call | Missing, settings: Settings, layers: int = 1) -> float | Missing:
+    """Of the processor for each of the ``layers`` that a call runs."""
     if isinstance(call, Missing):
         return call
-    return guarded(lambda: 1e6 * settings.timer.host_seconds(call))
+    return guarded(lambda: 1e6 * settings.timer.host_seconds(call, 100 // layers) / layers)
 
 
 def _rows(found: dict[str, float | Missing], dense: str) -> list[list[str]]:

@@ -16,7 +16,6 @@ from torch import Tensor
 from . import kernels
 from .codecs import VQWeight
 from .codecs.weight import from_matrix, matrix_shape
-from .kernels import scratch
 
 _ALIGNMENT = 256  # bytes, of what kernels write to
 
@@ -80,21 +79,21 @@ class Group:
     ahead: Ahead
     kept: bool = False
     first: Slot | None = None
-    buffer: scratch.Buffer | None = None
+    buffer: kernels.scratch.Buffer | None = None
     launches: Sequence[Callable[[], object]] = ()
 
     def is_decoded(self) -> bool:
         buffer = self.buffer
         if buffer is None:
             return self.kept
-        return buffer.owner is self and scratch.current(buffer.memory.device) is buffer
+        return buffer.owner is self and kernels.scratch.current(buffer.memory.device) is buffer
 
     def decode(self) -> bool:
         """Whether it could; not on another stream, such as one on which a graph is captured."""
         buffer = self.buffer
         if buffer is None:
             return False
-        found = scratch.current(buffer.memory.device)
+        found = kernels.scratch.current(buffer.memory.device)
         if found is not buffer:
             if found is not None:  # replaced by a larger one
                 self.ahead.reset()
@@ -171,7 +170,7 @@ class Ahead:
         kind = members[0].kind
         if kind is None or not kernels.decodes_in_batches(*kind):
             return
-        buffer = scratch.reserve(scratch.LIMIT, kind[1])
+        buffer = kernels.scratch.reserve(kernels.scratch.LIMIT, kind[1])
         if buffer is None:
             return
         group, items, at = Group(self, first=members[0], buffer=buffer), [], 0
@@ -193,12 +192,12 @@ def _fitting(order: Iterable[Slot]) -> list[list[Slot]]:
     room, kind = 0, None
     for slot in order:
         nbytes = _nbytes(slot)
-        if nbytes > scratch.LIMIT:
+        if nbytes > kernels.scratch.LIMIT:
             room = 0
             continue
         if nbytes > room or slot.kind != kind:
             found.append([])
-            room, kind = scratch.LIMIT, slot.kind
+            room, kind = kernels.scratch.LIMIT, slot.kind
         found[-1].append(slot)
         room -= nbytes
     return found

@@ -56,15 +56,18 @@ def _by_rows(
     rows, columns = matrix_shape(weight.shape)
     parts = -(-rows * columns * dtype.itemsize // LIMIT)
     if parts == 1 or dim is None:
-        return function(input, weight.decode(dtype, _room(rows, columns, input)), bias)
+        return function(input, _passing(weight, input), bias)
     size, outputs = -(-rows // parts), []
     for start in range(0, rows, size):
         part = slice(start, min(start + size, rows))
-        room = _room(part.stop - start, columns, input)
         own = None if bias is None else bias[part]
-        outputs.append(function(input, weight.rows(part).decode(dtype, room), own))
+        outputs.append(function(input, _passing(weight.rows(part), input), own))
     return torch.cat(outputs, dim)
 
 
-def _room(rows: int, columns: int, like: Tensor) -> Tensor:
-    return scratch(rows, columns, like.dtype, like.device)
+def _passing(weight: VQWeight, like: Tensor) -> Tensor:
+    """The dense weight in dtype and device of ``like``, until the next one is decoded."""
+    if torch.compiler.is_compiling():
+        return weight.decode(like.dtype)  # the compiler knows when it is needed no more
+    room = scratch(*matrix_shape(weight.shape), like.dtype, like.device)
+    return weight.decode(like.dtype, room)

@@ -13,30 +13,27 @@ if __spec__ is not None:
     __spec__.submodule_search_locations = __path__
 
 if TYPE_CHECKING:
+    from ..kernels import scratch as scratch
     from ..kernels.batches import Additive as Additive
     from ..kernels.batches import Decoding as Decoding
     from ..kernels.batches import Int8 as Int8
     from ..kernels.batches import batches as batches
     from ..kernels.batches import decodes_in_batches as decodes_in_batches
     from ..kernels.dispatch import OPERATIONS as OPERATIONS
-    from ..kernels.dispatch import decode_additive as decode_additive
     from ..kernels.dispatch import decode_additive_int8 as decode_additive_int8
-    from ..kernels.dispatch import decode_int8 as decode_int8
     from ..kernels.dispatch import explain as explain
     from ..kernels.hadamard import Rotation as Rotation
     from ..kernels.hadamard import rotate as rotate
     from ..kernels.hadamard import sign_vector as sign_vector
     from ..kernels.hadamard import unrotate as unrotate
+    from ..kernels.library import decode_additive as decode_additive
+    from ..kernels.library import decode_int8 as decode_int8
 else:
+    from .kernels import scratch
     from .kernels.batches import Additive, Decoding, Int8, batches, decodes_in_batches
-    from .kernels.dispatch import (
-        OPERATIONS,
-        decode_additive,
-        decode_additive_int8,
-        decode_int8,
-        explain,
-    )
+    from .kernels.dispatch import OPERATIONS, decode_additive_int8, explain
     from .kernels.hadamard import Rotation, rotate, sign_vector, unrotate
+    from .kernels.library import decode_additive, decode_int8
 
 __all__ = [
     "OPERATIONS",
@@ -51,6 +48,7 @@ __all__ = [
     "decodes_in_batches",
     "explain",
     "rotate",
+    "scratch",
     "sign_vector",
     "unrotate",
 ]

@@ -52,8 +52,8 @@ def batches(decodings: Sequence[Decoding]) -> list[Callable[[], object]]:
     kinds: dict[_Kind, list[Additive]] = {}
     launches: list[Callable[[], object]] = []
     for item in decodings:
-        kind = _kind(item)
-        if kind is None:
+        kind = None if isinstance(item, Int8) else _kind(item)
+        if isinstance(item, Int8) or kind is None:
             launches.append(_single(item))
         else:
             kinds.setdefault(kind, []).append(item)
@@ -66,9 +66,9 @@ _Kind = tuple[Case, bool, torch.dtype]
 """The case, whether sums of entries are bytes, and the type of the scales."""
 
 
-def _kind(item: Decoding) -> _Kind | None:
+def _kind(item: Additive) -> _Kind | None:
     """What those have in common that one launch decodes; None for what is decoded by itself."""
-    if isinstance(item, Int8) or item.codes.device.type != "cuda" or item.out.numel() >= 1 << 31:
+    if item.codes.device.type != "cuda" or item.out.numel() >= 1 << 31:
         return None
     read = (item.codes, item.codebooks, item.scales, item.out)
     if any(tensor.data_ptr() % 16 or not tensor.is_contiguous() for tensor in read):

@@ -6,6 +6,7 @@ and which CPUs do several times as fast as one of floats.
 """
 
 import threading
+from collections.abc import MutableMapping
 from functools import lru_cache
 from typing import Any
 
@@ -160,7 +161,7 @@ def _signs(seed: int, period: int, width: int) -> Tensor:
         return sign_vector(seed, period).repeat(width // period)
 
 
-_TABLES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_TABLES: MutableMapping[Tensor, dict[int, tuple[Tensor, bool]]] = WeakTensorKeyDictionary()
 
 
 def _table(codebooks: Tensor, offset: int) -> tuple[Tensor, bool]:

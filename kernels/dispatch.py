@@ -69,17 +69,15 @@ _told: set[str] = set()
 
 def _choose(operation: str, case: Case) -> Kernel:
     known = _chosen.get((operation, case))
-    if known is None or torch.compiler.is_compiling():
-        return _first(operation, case)
-    return known
+    return _first(operation, case) if known is None else known
 
 
 def _first(operation: str, case: Case) -> Kernel:
     """The first that does not refuse, which is remembered.
 
-    While torch.compile traces or a CUDA graph is recorded, nothing may be tried: eager runs.
+    While a CUDA graph is recorded, nothing may be tried: eager runs.
     """
-    if torch.compiler.is_compiling() or _records(case.device):
+    if _records(case.device):
         return _KERNELS[operation][-1]
     kernel = next(k for k in _KERNELS[operation] if k.refusal(case) is None)
     line = explain(operation, case.device, case)

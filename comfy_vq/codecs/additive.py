@@ -119,14 +119,16 @@ class Additive:
         return AdditiveSpec(record["codebooks"], _rotation(record["rotation"]))
 
 
-def _stored(weight: VQWeight) -> tuple[Any, ...]:
+def _stored(
+    weight: VQWeight,
+) -> tuple[Tensor, Tensor, float, int, Tensor, Rotation | None, int]:
     """Arguments of ``kernels.decode_additive`` but the dtype."""
     shared = weight.codebooks
     if shared is None:
         raise VQError("field codebooks: an additive weight has no codebook set; read it anew")
     codes, scales = weight.tensors["codes"], weight.tensors["scales"]
-    grid = shared.codebooks, shared.step, shared.offset
-    return (codes, *grid, scales, weight.spec.rotation, weight.shape[1])
+    rotation, period = weight.spec.rotation, weight.shape[1]
+    return codes, shared.codebooks, shared.step, shared.offset, scales, rotation, period
 
 
 def _rotation(record: Any) -> Rotation | None:

@@ -105,8 +105,8 @@ def test_want_of_memory_is_the_host_s_to_handle(monkeypatch, launches):
     assert not triton_ready._broken
 
 
-def test_nothing_is_tried_while_a_graph_is_traced(monkeypatch, launches):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+def test_nothing_is_tried_while_a_graph_is_recorded(monkeypatch, launches):
+    monkeypatch.setattr(dispatch, "_records", lambda device: True)
     assert torch.equal(decode(), expected())
     assert not launches and not dispatch._chosen
 
