@@ -94,13 +94,8 @@ def decode_call(operation: str, weight: VQWeight, dtype: torch.dtype) -> tuple[C
     moved = codes.nbytes + scales.nbytes + out.nbytes
     if shared is None:
         return lambda: kernels.decode_int8(codes, scales, dtype, out=out), moved
-    books, step, offset = shared.codebooks, shared.step, shared.offset
+    books, offset, coded = shared.codebooks, shared.offset, weight.coded()
     if operation == "decode_additive_int8":
         return lambda: kernels.decode_additive_int8(codes, books, offset, out=out), moved
-    rotation, period = weight.spec.rotation, weight.shape[1]
-    return (
-        lambda: kernels.decode_additive(
-            codes, books, step, offset, scales, rotation, period, dtype, out=out
-        ),
-        moved,
-    )
+    assert isinstance(coded, kernels.Additive)
+    return lambda: kernels.decode_additive(coded, dtype, out=out), moved

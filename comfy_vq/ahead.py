@@ -180,7 +180,7 @@ class Ahead:
             nbytes = rows * columns * kind[0].itemsize
             out = buffer.memory[at : at + nbytes].view(kind[0]).view(rows, columns)
             slot.group, slot.dense = group, from_matrix(out, slot.weight.shape)
-            items.append(slot.weight.decoding(out))
+            items.append((slot.weight.coded(), out))
             at += _nbytes(slot)
         buffer.owner = None
         group.launches = kernels.batches(items)

@@ -14,11 +14,11 @@ if __spec__ is not None:
 
 if TYPE_CHECKING:
     from ..kernels import scratch as scratch
-    from ..kernels.batches import Additive as Additive
-    from ..kernels.batches import Decoding as Decoding
-    from ..kernels.batches import Int8 as Int8
     from ..kernels.batches import batches as batches
     from ..kernels.batches import decodes_in_batches as decodes_in_batches
+    from ..kernels.coded import Additive as Additive
+    from ..kernels.coded import Coded as Coded
+    from ..kernels.coded import Int8 as Int8
     from ..kernels.dispatch import OPERATIONS as OPERATIONS
     from ..kernels.dispatch import decode_additive_int8 as decode_additive_int8
     from ..kernels.dispatch import explain as explain
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ..kernels.library import decode_int8 as decode_int8
 else:
     from .kernels import scratch
-    from .kernels.batches import Additive, Decoding, Int8, batches, decodes_in_batches
+    from .kernels.batches import batches, decodes_in_batches
+    from .kernels.coded import Additive, Coded, Int8
     from .kernels.dispatch import OPERATIONS, decode_additive_int8, explain
     from .kernels.hadamard import Rotation, rotate, sign_vector, unrotate
     from .kernels.library import decode_additive, decode_int8
@@ -38,7 +39,7 @@ else:
 __all__ = [
     "OPERATIONS",
     "Additive",
-    "Decoding",
+    "Coded",
     "Int8",
     "Rotation",
     "batches",

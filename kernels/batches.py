@@ -2,39 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import dispatch, triton_ready
+from .coded import Additive, Coded, Int8
 from .constraints import Case
-from .hadamard import Rotation
 from .tables import sums_are_bytes
 
-
-class Additive(NamedTuple):
-    """A weight to decode into ``out``; arguments of ``dispatch.decode_additive``."""
-
-    codes: Tensor
-    codebooks: Tensor
-    step: float
-    offset: int
-    scales: Tensor
-    rotation: Rotation | None
-    period: int
-    out: Tensor
-
-
-class Int8(NamedTuple):
-    """A weight to decode into ``out``; arguments of ``dispatch.decode_int8``."""
-
-    codes: Tensor
-    scales: Tensor
-    out: Tensor
-
-
-Decoding = Additive | Int8
+Decoding = tuple[Coded, Tensor]
+"""A weight, and the contiguous ``[rows, width]`` to decode it into."""
 
 
 @lru_cache(maxsize=64)
@@ -49,14 +27,14 @@ def batches(decodings: Sequence[Decoding]) -> list[Callable[[], object]]:
 
     They hold what they read and write, which must stay where it is.
     """
-    kinds: dict[_Kind, list[Additive]] = {}
+    kinds: dict[_Kind, list[tuple[Additive, Tensor]]] = {}
     launches: list[Callable[[], object]] = []
-    for item in decodings:
-        kind = None if isinstance(item, Int8) else _kind(item)
-        if isinstance(item, Int8) or kind is None:
-            launches.append(_single(item))
+    for weight, out in decodings:
+        kind = None if isinstance(weight, Int8) else _kind(weight, out)
+        if isinstance(weight, Int8) or kind is None:
+            launches.append(_single(weight, out))
         else:
-            kinds.setdefault(kind, []).append(item)
+            kinds.setdefault(kind, []).append((weight, out))
     for (_, byte_sums, _), items in kinds.items():
         launches.append(triton_ready.batch(items, byte_sums))
     return launches
@@ -66,21 +44,21 @@ _Kind = tuple[Case, bool, torch.dtype]
 """The case, whether sums of entries are bytes, and the type of the scales."""
 
 
-def _kind(item: Additive) -> _Kind | None:
+def _kind(weight: Additive, out: Tensor) -> _Kind | None:
     """What those have in common that one launch decodes; None for what is decoded by itself."""
-    if item.codes.device.type != "cuda" or item.out.numel() >= 1 << 31:
+    if out.device.type != "cuda" or out.numel() >= 1 << 31:
         return None
-    read = (item.codes, item.codebooks, item.scales, item.out)
+    read = (weight.codes, weight.codebooks, weight.scales, out)
     if any(tensor.data_ptr() % 16 or not tensor.is_contiguous() for tensor in read):
         return None
-    block = 0 if item.rotation is None else item.rotation.block
-    case = Case(item.codes.device, item.out.dtype, item.codes.shape[-1], block)
-    byte_sums = sums_are_bytes(item.codebooks)
+    case = Case(out.device, out.dtype, weight.codes.shape[-1], weight.block)
+    byte_sums = sums_are_bytes(weight.codebooks)
     if triton_ready.batch_refusal(case, byte_sums) is not None:
         return None
-    return case, byte_sums, item.scales.dtype
+    return case, byte_sums, weight.scales.dtype
 
 
-def _single(item: Decoding) -> Callable[[], object]:
-    decode: Any = dispatch.decode_int8 if isinstance(item, Int8) else dispatch.decode_additive
-    return partial(decode, *item[:-1], item.out.dtype, out=item.out)
+def _single(weight: Coded, out: Tensor) -> Callable[[], object]:
+    if isinstance(weight, Int8):
+        return partial(dispatch.decode_int8, *weight, out.dtype, out)
+    return partial(dispatch.decode_additive, weight, out.dtype, out)

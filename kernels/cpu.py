@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import eager
-from .hadamard import Rotation, hadamard_matrix, sign_vector
+from .coded import Additive
+from .hadamard import hadamard_matrix, sign_vector
 
 _int_mm: Any = getattr(torch, "_int_mm", None)
 """int8 times int8 in int32. Torch's own, yet without a public name; other libraries call it, too."""
@@ -25,33 +26,21 @@ _SLICE = 1 << 19
 """Weights decoded at a time; 7 MB of workspace."""
 
 
-def decode_additive(
-    codes: Tensor,
-    codebooks: Tensor,
-    step: float,
-    offset: int,
-    scales: Tensor,
-    rotation: Rotation | None,
-    period: int,
-    dtype: torch.dtype,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Weights from additive codes; arguments as in ``dispatch.decode_additive``."""
-    table, sums_are_bytes = _table(codebooks, offset)
+def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """See ``dispatch.decode_additive``."""
+    table, sums_are_bytes = _table(weight.codebooks, weight.offset)
+    rotation, block = weight.rotation, weight.block
     if rotation is not None and not (sums_are_bytes and multiplies_bytes()):
-        return eager.decode_additive(
-            codes, codebooks, step, offset, scales, rotation, period, dtype, out
-        )
-    rows, groups, _ = codes.shape
-    width, block = groups * 8, 0 if rotation is None else rotation.block
-    weight = torch.empty((rows, width), dtype=dtype) if out is None else out
-    factors = (scales.float() * (step if rotation is None else step * block**-0.5))[:, None]
-    signs = None if rotation is None else _signs(rotation.seed, period, width)
+        return eager.decode_additive(weight, dtype, out)
+    rows, width = weight.shape
+    matrix = torch.empty((rows, width), dtype=dtype) if out is None else out
+    factors = (weight.scales.float() * weight.norm)[:, None]
+    signs = None if rotation is None else _signs(rotation.seed, weight.period, width)
     size = max(1, _SLICE // max(1, width))
     for start in range(0, rows, size):
-        target = weight[start : start + size]
+        target = matrix[start : start + size]
         exact = target if dtype == torch.float32 else _buffer("exact", torch.float32, target.shape)
-        sums = _sums(codes[start : start + size], table)
+        sums = _sums(weight.codes[start : start + size], table)
         if signs is None:
             exact.copy_(sums.view(target.shape))
         else:
@@ -59,7 +48,7 @@ def decode_additive(
         exact.mul_(factors[start : start + size])
         if exact is not target:
             target.copy_(exact)
-    return weight
+    return matrix
 
 
 def decode_additive_int8(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from . import cpu, eager, triton_ready
+from .coded import Additive
 from .constraints import Case, Constraint, OnCPU
-from .hadamard import Rotation
 
 log = logging.getLogger(__name__)
 
@@ -113,39 +113,20 @@ def explain(operation: str, device: torch.device, case: Case | None = None) -> s
     return f"{operation} on {device}: {running}" + "".join(refused)
 
 
-def decode_additive(
-    codes: Tensor,
-    codebooks: Tensor,
-    step: float,
-    offset: int,
-    scales: Tensor,
-    rotation: Rotation | None,
-    period: int,
-    dtype: torch.dtype,
-    out: Tensor | None = None,
-) -> Tensor:
+def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """Decode additive codes to a matrix ``[rows, width]`` of ``dtype``, on the codes' device.
 
-    ``weight[n, 8g:8g+8] = scales[n] * step * (sum over m of codebooks[m, codes[n, g, m]] - offset)``,
-    then the inverse rotation. The arithmetic is float32 with one rounding per weight before the
-    final cast.
+    The arithmetic is float32 with one rounding per weight before the final cast.
 
     Args:
-        codes: uint8 ``[rows, groups, M]``.
-        codebooks: uint8 ``[M, 256, 8]``.
-        step, offset: the grid of the set.
-        scales: float ``[rows]``.
-        rotation: undone on the result; None where the weight was coded as it is.
-        period: input width, after which the signs of the rotation repeat (each tap of a
-            convolution is rotated alike).
+        weight: see ``Additive``.
         dtype: floating dtype of the result.
         out: contiguous ``[rows, width]`` of ``dtype`` to write to and return.
     """
-    rows, groups, books = codes.shape
-    block = 0 if rotation is None else rotation.block
-    case = Case(codes.device, dtype, books, block, _index_bits(rows * groups * 8))
-    run = _choose("decode_additive", case).run
-    return run(codes, codebooks, step, offset, scales, rotation, period, dtype, out=out)
+    rows, groups, books = weight.codes.shape
+    index_bits = _index_bits(rows * groups * 8)
+    case = Case(weight.codes.device, dtype, books, weight.block, index_bits)
+    return _choose("decode_additive", case).run(weight, dtype, out=out)
 
 
 def decode_additive_int8(

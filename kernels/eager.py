@@ -4,47 +4,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .hadamard import Rotation, unrotate_unnormalized
+from .coded import Additive
+from .hadamard import unrotate_unnormalized
 
 _SLICE = 1 << 20
 """Weights decoded at a time: the temporaries of a slice stay below 16 MiB."""
 
 
-def decode_additive(
-    codes: Tensor,
-    codebooks: Tensor,
-    step: float,
-    offset: int,
-    scales: Tensor,
-    rotation: Rotation | None,
-    period: int,
-    dtype: torch.dtype,
-    out: Tensor | None = None,
-) -> Tensor:
-    """Weights from additive codes; arguments as in ``dispatch.decode_additive``.
+def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """See ``dispatch.decode_additive``.
 
     Sums of entries are integers, and so is their unnormalized rotation, so every implementation
     that multiplies by the same row factor once at the end gives the same bits.
     """
-    rows, groups, books = codes.shape
-    table = codebooks.float()
-    table[0] -= offset
-    table = table.reshape(-1, codebooks.shape[-1])
-    norm = step if rotation is None else step * rotation.block**-0.5
-    factors = scales.float() * norm
-    bases = torch.arange(books, device=codes.device, dtype=torch.int32) * codebooks.shape[1]
-    width = groups * codebooks.shape[-1]
-    weight = _made(out, (rows, width), dtype, codes.device)
+    (rows, width), codes, books = weight.shape, weight.codes, weight.codes.shape[-1]
+    table = weight.codebooks.float()
+    table[0] -= weight.offset
+    table = table.reshape(-1, weight.codebooks.shape[-1])
+    factors = weight.scales.float() * weight.norm
+    bases = torch.arange(books, device=codes.device, dtype=torch.int32) * 256
+    matrix = _made(out, (rows, width), dtype, codes.device)
     per_slice = max(1, _SLICE // max(1, width))
     for start in range(0, rows, per_slice):
         part = slice(start, min(start + per_slice, rows))
         entries = codes[part].reshape(-1, books).to(torch.int32).add_(bases)
         sums = F.embedding_bag(entries, table, mode="sum").reshape(-1, width)
         del entries
-        if rotation is not None:
-            sums = unrotate_unnormalized(sums, rotation, period)
-        weight[part] = sums.mul_(factors[part, None])
-    return weight
+        if weight.rotation is not None:
+            sums = unrotate_unnormalized(sums, weight.rotation, weight.period)
+        matrix[part] = sums.mul_(factors[part, None])
+    return matrix
 
 
 def decode_additive_int8(

@@ -15,27 +15,17 @@ import torch
 from torch import Tensor
 
 from . import dispatch
+from .coded import Additive
 from .hadamard import Rotation
 
 NAMESPACE = "comfy_vq"
 
 
-def decode_additive(
-    codes: Tensor,
-    codebooks: Tensor,
-    step: float,
-    offset: int,
-    scales: Tensor,
-    rotation: Rotation | None,
-    period: int,
-    dtype: torch.dtype,
-    out: Tensor | None = None,
-) -> Tensor:
+def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """``dispatch.decode_additive``, in code that is being compiled as one node of the graph."""
     if not torch.compiler.is_compiling():
-        return dispatch.decode_additive(
-            codes, codebooks, step, offset, scales, rotation, period, dtype, out
-        )
+        return dispatch.decode_additive(weight, dtype, out)
+    codes, codebooks, step, offset, scales, rotation, period = weight
     block, seed = (0, 0) if rotation is None else (rotation.block, signed(rotation.seed))
     made = torch.ops.comfy_vq.decode_additive(
         codes, codebooks, scales, step, offset, block, seed, period, dtype
@@ -70,7 +60,8 @@ def _run_additive(
     dtype: torch.dtype,
 ) -> Tensor:
     rotation = Rotation(block, seed % (1 << 64)) if block else None
-    return dispatch.decode_additive(codes, codebooks, step, offset, scales, rotation, period, dtype)
+    weight = Additive(codes, codebooks, step, offset, scales, rotation, period)
+    return dispatch.decode_additive(weight, dtype)
 
 
 def _fake_additive(codes: Tensor, codebooks: Tensor, *rest: Any) -> Tensor:

@@ -14,8 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .coded import Additive
 from .constraints import interprets
-from .hadamard import Rotation, sign_bytes
+from .hadamard import sign_bytes
 from .triton_decode import LANES, current, programs, run_length, warps
 from .triton_lanes import rotated, unrotated
 
@@ -25,50 +26,37 @@ FIELDS = tl.constexpr(11)
 _TYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
 
-@dataclass(frozen=True, eq=False)
-class BatchItem:
-    """One weight, as for ``dispatch.decode_additive``.
-
-    Attributes:
-        out: contiguous ``[rows, width]``, where the weight is written to.
-    """
-
-    codes: Tensor
-    codebooks: Tensor
-    step: float
-    offset: int
-    scales: Tensor
-    rotation: Rotation | None
-    period: int
-    out: Tensor
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """What the items of a batch have in common: what the kernel is compiled for."""
-        block = 0 if self.rotation is None else self.rotation.block
-        return self.codes.device, self.codes.shape[2], block, self.scales.dtype, self.out.dtype
+Item = tuple[Additive, Tensor]
+"""A weight, and the contiguous ``[rows, width]`` that it is written to."""
 
 
-def refusal(items: Sequence[BatchItem]) -> str | None:
+def kind(item: Item) -> tuple[object, ...]:
+    """What the items of a batch have in common: what the kernel is compiled for."""
+    weight, out = item
+    books = weight.codes.shape[2]
+    return weight.codes.device, books, weight.block, weight.scales.dtype, out.dtype
+
+
+def refusal(items: Sequence[Item]) -> str | None:
     """Why these are no batch, or None where they are. Says nothing about the device."""
     if not items:
         return "no weights"
-    if any(item.kind != items[0].kind for item in items):
+    if any(kind(item) != kind(items[0]) for item in items):
         return "weights differ in device, codebooks, rotation block or type"
-    for n, item in enumerate(items):
-        rows, groups, books = item.codes.shape
-        given = {"codes": item.codes, "codebooks": item.codebooks, "scales": item.scales}
-        for name, tensor in {**given, "out": item.out}.items():
+    for n, (weight, out) in enumerate(items):
+        given = {"codes": weight.codes, "codebooks": weight.codebooks, "scales": weight.scales}
+        for name, tensor in {**given, "out": out}.items():
             if not tensor.is_contiguous():
                 return f"{name} of weight {n} are not contiguous"
             if tensor.data_ptr() % 16:
                 return f"{name} of weight {n} do not begin at a multiple of 16 bytes"
-        if item.codebooks.shape != (books, 256, 8) or item.scales.shape != (rows,):
+        rows, _, books = weight.codes.shape
+        if weight.codebooks.shape != (books, 256, 8) or weight.scales.shape != (rows,):
             return f"codebooks or scales of weight {n} do not fit its codes"
-        if item.out.shape != (rows, groups * 8):
-            return f"weight {n} of {(rows, groups * 8)} does not fit in {tuple(item.out.shape)}"
-        if not 0 < item.out.numel() < 1 << 31:
-            return f"weight {n} has {item.out.numel()} weights"
+        if out.shape != weight.shape:
+            return f"weight {n} of {weight.shape} does not fit in {tuple(out.shape)}"
+        if not 0 < out.numel() < 1 << 31:
+            return f"weight {n} has {out.numel()} weights"
     return None
 
 
@@ -120,7 +108,7 @@ class Batch:
         ValueError: ``refusal`` gives the reason.
     """
 
-    items: tuple[BatchItem, ...]
+    items: tuple[Item, ...]
     sums_are_bytes: bool = False
     _launch: Callable[[], object] = field(init=False, repr=False)
     _signs: tuple[Tensor, ...] = field(init=False, repr=False)
@@ -137,12 +125,12 @@ class Batch:
 
     def _prepared(self) -> Callable[[], object]:
         """Writes the table and compiles the kernel; decodes nothing."""
-        first = self.items[0]
+        first, out = self.items[0]
         device, run = first.codes.device, run_length(first.rotation)
         rows, owners, signs = [], [], []
         for item in self.items:
-            signs.append(_signs(item))
-            row, count = _row(item, signs[-1], run, len(owners))
+            signs.append(_signs(item[0]))
+            row, count = _row(*item, signs[-1], run, len(owners))
             owners += [len(rows)] * count
             rows.append(row)
         table = torch.tensor(rows, dtype=torch.int64).to(device)
@@ -154,7 +142,7 @@ class Batch:
             run,
             self.sums_are_bytes,
             _TYPES[first.scales.dtype],
-            _TYPES[first.out.dtype],
+            _TYPES[out.dtype],
             LANES,
         )
         arguments = (table, programs_of, *constants)
@@ -167,29 +155,30 @@ class Batch:
         return lambda: launcher(*arguments)
 
 
-def _signs(item: BatchItem) -> Tensor:
+def _signs(weight: Additive) -> Tensor:
     """The signs of its rotation; codebooks, which nothing reads as signs, where it has none."""
-    if item.rotation is None:
-        return item.codebooks
-    return sign_bytes(item.rotation.seed, item.period, item.codes.device)
+    if weight.rotation is None:
+        return weight.codebooks
+    return sign_bytes(weight.rotation.seed, weight.period, weight.codes.device)
 
 
-def _row(item: BatchItem, signs: Tensor, run: int, first_program: int) -> tuple[list[int], int]:
-    """A row of the table, and the programs that its weight takes."""
-    rows, groups, _ = item.codes.shape
+def _row(
+    weight: Additive, out: Tensor, signs: Tensor, run: int, first_program: int
+) -> tuple[list[int], int]:
+    """A row of the table, and the programs that a weight takes."""
+    rows, groups, _ = weight.codes.shape
     runs = rows * groups // run
-    norm = item.step if item.rotation is None else item.step * item.rotation.block**-0.5
     row = [
-        item.codes.data_ptr(),
-        item.codebooks.data_ptr(),
-        item.scales.data_ptr(),
+        weight.codes.data_ptr(),
+        weight.codebooks.data_ptr(),
+        weight.scales.data_ptr(),
         signs.data_ptr(),
-        item.out.data_ptr(),
-        int(torch.tensor(norm, dtype=torch.float32).view(torch.int32)),
-        item.offset,
+        out.data_ptr(),
+        int(torch.tensor(weight.norm, dtype=torch.float32).view(torch.int32)),
+        weight.offset,
         runs,
         groups // run,
-        max(1, item.period // (8 * run)),
+        max(1, weight.period // (8 * run)),
         first_program,
     ]
     return row, programs(runs, run)

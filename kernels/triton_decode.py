@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .coded import Additive
 from .hadamard import Rotation, sign_bytes
 from .triton_lanes import added, cast, lookup, rotated, unrotated
 
@@ -111,51 +112,45 @@ def programs(runs: int, run: int) -> int:
 
 
 def decode_additive(
-    codes: Tensor,
-    codebooks: Tensor,
-    step: float,
-    offset: int,
-    scales: Tensor,
-    rotation: Rotation | None,
-    period: int,
+    weight: Additive,
     dtype: torch.dtype,
     out: Tensor | None = None,
     sums_are_bytes: bool = False,
 ) -> Tensor:
-    """Weights from additive codes; arguments as in ``dispatch.decode_additive``.
+    """See ``dispatch.decode_additive``.
 
     ``sums_are_bytes``: the largest entries of the codebooks sum to at most 255, which is faster.
     """
-    rows, groups, books = codes.shape
-    weight = _room(rows, groups * 8, dtype, codes.device, out)
-    run = run_length(rotation)
+    rows, groups, books = weight.codes.shape
+    device = weight.codes.device
+    matrix = _room(rows, groups * 8, dtype, device, out)
+    run = run_length(weight.rotation)
     runs = rows * groups // run
-    codes, codebooks = aligned(codes), aligned(codebooks)
-    if rotation is None:
-        norm, signs = step, codebooks  # which are not read as signs
+    codes, codebooks = aligned(weight.codes), aligned(weight.codebooks)
+    if weight.rotation is None:
+        signs = codebooks  # which are not read as signs
     else:
-        norm = step * rotation.block**-0.5
-        signs = sign_bytes(rotation.seed, period, codes.device)
-    with current(codes.device):
+        signs = sign_bytes(weight.rotation.seed, weight.period, device)
+    with current(device):
         additive[(programs(runs, run),)](
             codes,
             codebooks,
-            aligned(scales),
+            aligned(weight.scales),
             signs,
-            weight,
-            norm,
-            offset,
+            matrix,
+            weight.norm,
+            weight.offset,
             runs,
             groups // run,
-            period // (8 * run),
+            weight.period // (8 * run),
             M=books,
             RUN=run,
             BYTES=sums_are_bytes,
             LANES=LANES,
-            num_warps=warps(codes.device),
+            num_warps=warps(device),
             num_stages=1,
         )
-    return weight
+    return matrix
 
 
 def decode_additive_int8(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import eager
+from .coded import Additive
 from .constraints import Architecture, Case, OneOf, OnGraphicsCard
 from .hadamard import Rotation
 from .tables import sums_are_bytes
@@ -82,12 +83,9 @@ INT8 = (
 )
 
 
-def decode_additive(
-    codes: Tensor, codebooks: Tensor, *arguments: Any, out: Tensor | None = None
-) -> Tensor:
+def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """As ``eager.decode_additive``, where nothing in ``ADDITIVE`` refuses."""
-    sums = sums_are_bytes(codebooks)
-    return _loaded().decode_additive(codes, codebooks, *arguments, out=out, sums_are_bytes=sums)
+    return _loaded().decode_additive(weight, dtype, out, sums_are_bytes(weight.codebooks))
 
 
 def decode_additive_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
@@ -117,19 +115,18 @@ def batch_refusal(case: Case, byte_sums: bool) -> str | None:
     return _batches[key]
 
 
-def batch(items: Sequence[tuple[Any, ...]], byte_sums: bool) -> Callable[[], None]:
+def batch(items: Sequence[tuple[Additive, Tensor]], byte_sums: bool) -> Callable[[], None]:
     """One launch for several weights, where ``batch_refusal`` finds nothing against their case.
 
     Args:
-        items: the fields of ``triton_batch.BatchItem``, in their order; held from here on.
+        items: as for ``triton_batch.Batch``; held from here on.
 
     Raises:
         ValueError: as ``triton_batch.refusal`` says.
     """
     from . import triton_batch
 
-    whole = tuple(triton_batch.BatchItem(*item) for item in items)
-    launch, device = triton_batch.Batch(whole, byte_sums).launch, whole[0].codes.device
+    launch, device = triton_batch.Batch(tuple(items), byte_sums).launch, items[0][1].device
     if torch.cuda.device_count() < 2:
         return launch
 
@@ -143,20 +140,16 @@ def batch(items: Sequence[tuple[Any, ...]], byte_sums: bool) -> Callable[[], Non
 def _try_batch(case: Case, byte_sums: bool) -> str | None:
     from . import triton_batch
 
-    codes, tables, *others = _tiny_additive(case)
-    if byte_sums:
-        tables //= case.books
-    weights: list[Any] = [(codes, tables, *others), (codes[:1].clone(), tables, *others)]
-    weights[1] = (*weights[1][:4], others[2][:1].clone(), *weights[1][5:])
-    expected = [eager.decode_additive(*weight) for weight in weights]
-    outs = [torch.empty_like(weight) for weight in expected]
-    items = tuple(
-        triton_batch.BatchItem(*weight[:7], out=out)
-        for weight, out in zip(weights, outs, strict=True)
-    )
+    first = _tiny_additive(case, byte_sums)
+    weights = [
+        first,
+        first._replace(codes=first.codes[:1].clone(), scales=first.scales[:1].clone()),
+    ]
+    expected = [eager.decode_additive(weight, case.dtype) for weight in weights]
+    outs = [torch.empty_like(matrix) for matrix in expected]
 
     def same() -> bool:
-        batch = triton_batch.Batch(items, byte_sums)
+        batch = triton_batch.Batch(tuple(zip(weights, outs, strict=True)), byte_sums)
         for out in outs:
             out.zero_()
         batch.launch()
@@ -177,11 +170,15 @@ def _try(module: Any, case: Case) -> str | None:
         codes = torch.arange(-64, 64, dtype=torch.int8, device=case.device).reshape(2, 64)
         scales = torch.ones(2, dtype=torch.float16, device=case.device)
         return _differs("decode_int8", module, case, (codes, scales, case.dtype))
-    codes, tables, *others = _tiny_additive(case)
-    small = (codes, tables // case.books, *others)
     return _differs(
-        "decode_additive", module, case, (codes, tables, *others), sums_are_bytes=False
-    ) or _differs("decode_additive", module, case, small, sums_are_bytes=True)
+        "decode_additive", module, case, (_tiny_additive(case), case.dtype), sums_are_bytes=False
+    ) or _differs(
+        "decode_additive",
+        module,
+        case,
+        (_tiny_additive(case, True), case.dtype),
+        sums_are_bytes=True,
+    )
 
 
 def _differs(
@@ -201,27 +198,27 @@ def _compare(same: Callable[[], bool], case: Case) -> str | None:
         return _line(error)
 
 
-def _tiny_additive(case: Case) -> tuple[Any, ...]:
+def _tiny_additive(case: Case, byte_sums: bool = False) -> Additive:
     width = 2 * case.block or 40
     groups, device = width // 8, case.device
     codes = torch.arange(3 * groups * case.books, device=device).mul_(37).to(torch.uint8)
     tables = torch.arange(case.books * 2048, device=device).mul_(101).to(torch.uint8)
-    scales = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float16, device=device)
-    return (
+    if byte_sums:
+        tables //= case.books
+    return Additive(
         codes.reshape(3, groups, case.books),
         tables.reshape(case.books, 256, 8),
         0.01,
         128,
-        scales,
+        torch.tensor([1.0, -0.5, 0.3], dtype=torch.float16, device=device),
         Rotation(case.block, 0) if case.block else None,
         width,
-        case.dtype,
     )
 
 
 def _tiny_sums(case: Case) -> tuple[Any, ...]:
-    codes, tables, *_ = _tiny_additive(case)
-    return codes, tables // case.books, 128
+    tiny = _tiny_additive(case, byte_sums=True)
+    return tiny.codes, tiny.codebooks, tiny.offset
 
 
 def _line(error: Exception) -> str:

@@ -68,10 +68,14 @@ class Additive:
         return VQWeight(spec, shape, weight.dtype, tensors, coder.shared)
 
     def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-        return kernels.decode_additive(*_stored(weight), dtype, out)
+        return kernels.decode_additive(self.coded(weight), dtype, out)
 
-    def decoding(self, weight: VQWeight, out: Tensor) -> kernels.Decoding:
-        return kernels.Additive(*_stored(weight), out)
+    def coded(self, weight: VQWeight) -> kernels.Additive:
+        codes, scales, shared = weight.tensors["codes"], weight.tensors["scales"], weight.codebooks
+        if shared is None:
+            raise VQError("field codebooks: an additive weight has no codebook set; read it anew")
+        grid = shared.codebooks, shared.step, shared.offset
+        return kernels.Additive(codes, *grid, scales, weight.spec.rotation, weight.shape[1])
 
     def pieces(self, spec: AdditiveSpec, shape: tuple[int, ...]) -> dict[str, Piece]:
         if spec.rotation is not None and shape[1] % spec.rotation.block:
@@ -117,18 +121,6 @@ class Additive:
                     f"{list(allowed)}; update comfy-vq or quantize again"
                 )
         return AdditiveSpec(record["codebooks"], _rotation(record["rotation"]))
-
-
-def _stored(
-    weight: VQWeight,
-) -> tuple[Tensor, Tensor, float, int, Tensor, Rotation | None, int]:
-    """Arguments of ``kernels.decode_additive`` but the dtype."""
-    shared = weight.codebooks
-    if shared is None:
-        raise VQError("field codebooks: an additive weight has no codebook set; read it anew")
-    codes, scales = weight.tensors["codes"], weight.tensors["scales"]
-    rotation, period = weight.spec.rotation, weight.shape[1]
-    return codes, shared.codebooks, shared.step, shared.offset, scales, rotation, period
 
 
 def _rotation(record: Any) -> Rotation | None:

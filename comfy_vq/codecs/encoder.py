@@ -142,10 +142,9 @@ class Coder:
     def decode_unit(self, codes: Tensor, spec: AdditiveSpec) -> Tensor:
         """What the codes stand for at scale 1, float32."""
         ones = codes.new_ones(len(codes), dtype=torch.float32)
-        s = self.shared
-        return kernels.decode_additive(
-            codes, s.codebooks, s.step, s.offset, ones, spec.rotation, self.period, torch.float32
-        )
+        grid = self.shared.codebooks, self.shared.step, self.shared.offset
+        weight = kernels.Additive(codes, *grid, ones, spec.rotation, self.period)
+        return kernels.decode_additive(weight, torch.float32)
 
     def error(self, matrix: Tensor, spec: AdditiveSpec) -> float:
         """Squared error of a float32 matrix under the importance."""

@@ -63,10 +63,10 @@ class Int8:
         )
 
     def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-        return kernels.decode_int8(weight.tensors["codes"], weight.tensors["scales"], dtype, out)
+        return kernels.decode_int8(*self.coded(weight), dtype, out)
 
-    def decoding(self, weight: VQWeight, out: Tensor) -> kernels.Decoding:
-        return kernels.Int8(weight.tensors["codes"], weight.tensors["scales"], out)
+    def coded(self, weight: VQWeight) -> kernels.Int8:
+        return kernels.Int8(weight.tensors["codes"], weight.tensors["scales"])
 
     def pieces(self, spec: Int8Spec, shape: tuple[int, ...]) -> dict[str, Piece]:
         rows, columns = matrix_shape(shape)

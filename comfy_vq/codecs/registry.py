@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import VQError
-from ..kernels import Decoding
+from ..kernels import Coded
 from .weight import Piece, VQWeight
 
 OnProgress = Callable[[float], None]
@@ -37,8 +37,8 @@ class Codec(Protocol):
         """The coded matrix (see ``weight.to_matrix``), in ``out`` where that is given."""
         ...
 
-    def decoding(self, weight: VQWeight, out: Tensor) -> Decoding:
-        """What decodes the matrix into ``out``, for ``kernels.batches``."""
+    def coded(self, weight: VQWeight) -> Coded:
+        """The matrix as the kernels take it."""
         ...
 
     def pieces(self, spec: Any, shape: tuple[int, ...]) -> dict[str, Piece]:

@@ -125,11 +125,11 @@ class VQWeight:
 
         return from_matrix(get(self.codec).decode(self, dtype, out), self.shape)
 
-    def decoding(self, out: Tensor) -> kernels.Decoding:
-        """What decodes it into ``out``, contiguous ``[rows, columns]``, with others in one launch."""
+    def coded(self) -> kernels.Coded:
+        """As the kernels take it."""
         from .registry import get
 
-        return get(self.codec).decoding(self, out)
+        return get(self.codec).coded(self)
 
     def rows(self, part: slice) -> VQWeight:
         """A slice of its outputs, which shares the memory."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from comfy_vq import kernels
-from comfy_vq.kernels import Rotation, eager
+from comfy_vq.kernels import Additive, Rotation, eager
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 BLOCKS = [0, 64, 128]
@@ -19,7 +19,7 @@ def same(found, expected):
 
 
 def case(rows, width, books, block, dtype, period=None, scales=None, seed=0):
-    """Arguments of ``decode_additive`` on the CPU, random but for the shape."""
+    """A weight on the CPU, random but for the shape, and the type to decode to."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(256, (rows, width // 8, books), dtype=torch.uint8, generator=generator)
     tables = torch.randint(
@@ -28,11 +28,14 @@ def case(rows, width, books, block, dtype, period=None, scales=None, seed=0):
     if scales is None:
         scales = torch.randn(rows, generator=generator)
     rotation = Rotation(block, seed + 7) if block else None
-    return codes, tables, 0.0123, 128, scales.half(), rotation, period or width, dtype
+    grid = tables, 0.0123, 128
+    return Additive(codes, *grid, scales.half(), rotation, period or width), dtype
 
 
 def on(device, arguments):
-    return [a.to(device) if isinstance(a, torch.Tensor) else a for a in arguments]
+    weight, dtype = arguments
+    moved = (a.to(device) if isinstance(a, torch.Tensor) else a for a in weight)
+    return Additive(*moved), dtype
 
 
 def test_a_graphics_card_decodes_with_triton(device):
@@ -71,7 +74,7 @@ def test_signs_repeat_for_every_tap_of_a_convolution(device, block):
 
 @pytest.mark.parametrize("books", range(1, 7))
 def test_additive_in_signed_bytes(device, books):
-    codes, tables, _, offset, *_ = on(device, case(37, 384, books, 0, torch.float16))
+    (codes, tables, _, offset, *_), _ = on(device, case(37, 384, books, 0, torch.float16))
     found = kernels.decode_additive_int8(codes, tables, offset)
     assert same(found, eager.decode_additive_int8(codes.cpu(), tables.cpu(), offset))
 

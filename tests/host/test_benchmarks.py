@@ -104,7 +104,14 @@ def test_overhead_of_layers_in_comfyui_is_beside_that_of_bare_ones():
     settings = Settings(Timer(torch.device("cpu"), 1), torch.float32, 3)
     printed = overhead_table(settings)
     assert "Not measured" not in printed and "Error" not in printed
-    for layer in ("torch, dense", "VQ exact", "VQ int8", "ComfyUI, dense", "ComfyUI, VQ exact"):
+    for layer in (
+        "torch, dense",
+        "VQ exact",
+        "VQ int8",
+        "ComfyUI, dense",
+        "ComfyUI, VQ, each by itself",
+        "ComfyUI, VQ, kept decoded",
+    ):
         assert f"| {layer} |" in printed
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from comfy_vq import kernels
-from comfy_vq.kernels import Rotation, constraints, eager, triton_decode, triton_ready
+from comfy_vq.kernels import Additive, Rotation, constraints, eager, triton_decode, triton_ready
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 CPU = torch.device("cpu")
@@ -22,17 +22,18 @@ def same(a, b):
 
 
 def case(rows, width, books, block=0, period=None, dtype=torch.float32, seed=0):
-    """Arguments of ``decode_additive``, random but for the shape."""
+    """A weight, random but for the shape, and the type to decode to."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(256, (rows, width // 8, books), dtype=torch.uint8, generator=generator)
     tables = torch.randint(256, (books, 256, 8), dtype=torch.uint8, generator=generator)
     scales = torch.randn(rows, generator=generator).half()
     rotation = Rotation(block, seed + 7) if block else None
-    return codes, tables, 0.0123, 131, scales, rotation, period or width, dtype
+    return Additive(codes, tables, 0.0123, 131, scales, rotation, period or width), dtype
 
 
-def in_float64(codes, tables, step, offset, scales, rotation, period, dtype):
+def in_float64(weight, dtype):
     """The definition: only the factor of a row and the last two roundings are float32's."""
+    codes, tables, step, offset, scales, rotation, period = weight
     books = range(codes.shape[2])
     sums = sum(tables[m].double()[codes[..., m].long()] for m in books) - offset
     sums, norm = sums.reshape(len(codes), -1), step
@@ -59,8 +60,8 @@ def intact(whole):
 
 
 def with_byte_sums(arguments):
-    codes, tables, *rest = arguments
-    return codes, tables // codes.shape[2], *rest
+    weight, dtype = arguments
+    return weight._replace(codebooks=weight.codebooks // weight.codes.shape[2]), dtype
 
 
 @pytest.mark.parametrize("books", range(1, 7))
@@ -97,7 +98,8 @@ def test_sums_that_are_bytes(block, books):
 @pytest.mark.parametrize("byte_sums", [False, True])
 def test_the_largest_and_smallest_sums_fit(byte_sums, block, books):
     """Every weight of a block at an end of the range, in the pattern of a row of the transform."""
-    codes, tables, *rest = case(8, block, books, block, seed=1)
+    weight, dtype = case(8, block, books, block, seed=1)
+    tables = weight.codebooks
     generator = torch.Generator().manual_seed(block + books)
     signs = torch.randint(2, (2, 8), generator=generator, dtype=torch.uint8)
     tables[:, 0], tables[:, 1], tables[:, 2], tables[:, 3] = (
@@ -108,7 +110,7 @@ def test_the_largest_and_smallest_sums_fit(byte_sums, block, books):
     )
     pick = torch.tensor([[0, 0], [1, 1], [0, 1], [1, 0], [2, 2], [2, 3], [3, 2], [1, 2]])
     codes = pick.repeat(1, block // 16).to(torch.uint8)[..., None].repeat(1, 1, books)
-    arguments = (codes, tables, *rest)
+    arguments = weight._replace(codes=codes), dtype
     if byte_sums:
         arguments = with_byte_sums(arguments)
     found = triton_decode.decode_additive(*arguments, sums_are_bytes=byte_sums)
@@ -118,9 +120,9 @@ def test_the_largest_and_smallest_sums_fit(byte_sums, block, books):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("block", [0, 128])
 def test_scales_of_zero_and_near_the_ends_of_float16(block, dtype):
-    codes, tables, step, offset, _, *rest = case(8, 128, 3, block, dtype=dtype)
+    weight, _ = case(8, 128, 3, block)
     scales = torch.tensor([0.0, -0.0, 6e-8, -6e-8, 6.1e-5, 300.0, -300.0, 1.0]).half()
-    arguments = (codes, tables, step, offset, scales, *rest)
+    arguments = weight._replace(scales=scales), dtype
     found = triton_decode.decode_additive(*arguments)
     assert same(found, eager.decode_additive(*arguments))
 
@@ -128,7 +130,7 @@ def test_scales_of_zero_and_near_the_ends_of_float16(block, dtype):
 @pytest.mark.parametrize("books", range(1, 7))
 @pytest.mark.parametrize(("rows", "groups"), [(1, 1), (3, 5), (2, 4)])
 def test_int8_sums(rows, groups, books):
-    codes, tables, *_ = with_byte_sums(case(rows, 8 * groups, books, seed=books))
+    (codes, tables, *_), _ = with_byte_sums(case(rows, 8 * groups, books, seed=books))
     out, whole = poisoned((rows, 8 * groups), torch.int8)
     assert triton_decode.decode_additive_int8(codes, tables, 128, out=out) is out
     expected = sum(tables[m].int()[codes[..., m].long()] for m in range(books)) - 128
@@ -139,7 +141,7 @@ def test_int8_sums(rows, groups, books):
 
 @pytest.mark.parametrize("offset", [80, 127, 150, 178])
 def test_int8_sums_of_any_offset(offset):
-    codes, tables, *_ = case(2, 48, 2, seed=offset)
+    (codes, tables, *_), _ = case(2, 48, 2, seed=offset)
     tables = 45 + tables % 38  # sums from 90 to 164, less offset signed bytes
     found = triton_decode.decode_additive_int8(codes, tables, offset)
     assert torch.equal(found, eager.decode_additive_int8(codes, tables, offset))
@@ -158,7 +160,7 @@ def test_any_number_of_rows(rows, width, block):
 def test_signs_repeat_for_every_tap_of_a_convolution(block):
     arguments = case(2, 256, 2, block, period=128)
     assert same(triton_decode.decode_additive(*arguments), eager.decode_additive(*arguments))
-    taps = [*arguments[:-2], 256, arguments[-1]]
+    taps = arguments[0]._replace(period=256), arguments[1]
     assert not same(triton_decode.decode_additive(*taps), eager.decode_additive(*arguments))
 
 
@@ -183,11 +185,12 @@ def test_an_output_that_does_not_fit_is_refused(shape, dtype, layout):
 
 
 def test_codes_at_any_address():
-    arguments = case(3, 64, 3, 64)
-    shifted = torch.cat((torch.zeros(1, dtype=torch.uint8), arguments[0].flatten()))[1:]
+    weight, dtype = case(3, 64, 3, 64)
+    shifted = torch.cat((torch.zeros(1, dtype=torch.uint8), weight.codes.flatten()))[1:]
     assert shifted.data_ptr() % 4
-    moved = (shifted.view(arguments[0].shape), *arguments[1:])
-    assert same(triton_decode.decode_additive(*moved), eager.decode_additive(*arguments))
+    moved = weight._replace(codes=shifted.view(weight.codes.shape))
+    found = triton_decode.decode_additive(moved, dtype)
+    assert same(found, eager.decode_additive(weight, dtype))
 
 
 def test_dispatch_chooses_these_kernels(monkeypatch):

@@ -1,13 +1,11 @@
 """Batches in Triton's interpreter: ``test_triton.py`` runs this in a process of its own."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from comfy_vq.kernels import Rotation, constraints, eager, triton_batch, triton_ready
+from comfy_vq.kernels import Additive, Rotation, constraints, eager, triton_batch, triton_ready
 
-Batch, BatchItem = triton_batch.Batch, triton_batch.BatchItem
+Batch = triton_batch.Batch
 CPU = torch.device("cpu")
 UNEQUAL = [(3, 256, 128), (35, 128, 128), (1, 512, 256), (2, 128, 128)]
 """Rows, width and period of layers that need several programs, one, and half of one."""
@@ -20,13 +18,19 @@ def item(rows, width, period, books=3, block=128, dtype=torch.float16, seed=0):
     scales = torch.randn(rows, generator=generator).half()
     rotation = Rotation(block, seed) if block else None
     out = torch.empty((rows, width), dtype=dtype)
-    return BatchItem(codes, tables // books, 0.01 + seed, 120 + seed, scales, rotation, period, out)
+    grid = tables // books, 0.01 + seed, 120 + seed
+    return Additive(codes, *grid, scales, rotation, period), out
 
 
-def alone(x):
-    return eager.decode_additive(
-        x.codes, x.codebooks, x.step, x.offset, x.scales, x.rotation, x.period, x.out.dtype
-    )
+def alone(item):
+    weight, out = item
+    return eager.decode_additive(weight, out.dtype)
+
+
+def changed(item, **fields):
+    weight, out = item
+    out = fields.pop("out", out)
+    return weight._replace(**fields), out
 
 
 @pytest.mark.parametrize("byte_sums", [False, True])
@@ -40,21 +44,22 @@ def test_unequal_layers_come_out_as_alone(block, books, dtype, byte_sums):
     )
     batch = Batch(items, byte_sums)
     for _ in range(2):
-        for x in items:
-            x.out.fill_(torch.nan)
+        for _, out in items:
+            out.fill_(torch.nan)
         batch.launch()
         for x in items:
-            assert torch.equal(x.out, alone(x))
+            assert torch.equal(x[1], alone(x))
 
 
 def test_building_decodes_nothing_and_codes_are_read_at_launch():
     only = item(2, 128, 128)
-    only.out.fill_(torch.nan)
+    weight, out = only
+    out.fill_(torch.nan)
     batch = Batch((only,))
-    assert only.out.isnan().all()
-    only.codes.fill_(7)
+    assert out.isnan().all()
+    weight.codes.fill_(7)
     batch.launch()
-    assert torch.equal(only.out, alone(only))
+    assert torch.equal(out, alone(only))
 
 
 def shifted(x):
@@ -67,7 +72,8 @@ def shifted(x):
 @pytest.mark.parametrize("name", ["codes", "codebooks", "scales", "out"])
 def test_tensors_that_are_not_aligned_are_refused(name):
     good = item(4, 128, 128)
-    bad = replace(good, **{name: shifted(getattr(good, name))})
+    right = good[1] if name == "out" else getattr(good[0], name)
+    bad = changed(good, **{name: shifted(right)})
     assert triton_batch.refusal([good]) is None
     why = f"{name} of weight 1 do not begin at a multiple of 16 bytes"
     assert triton_batch.refusal([good, bad]) == why
@@ -91,13 +97,13 @@ def test_different_kinds_are_refused(change):
 )
 def test_shapes_that_do_not_fit_are_refused(change, why):
     with pytest.raises(ValueError, match=why):
-        Batch((replace(item(2, 128, 128), **change),))
+        Batch((changed(item(2, 128, 128), **change),))
 
 
-def test_a_batch_of_plain_tuples():
+def test_what_dispatch_launches():
     x = item(2, 128, 128)
-    triton_ready.batch([tuple(vars(x).values())], True)()
-    assert torch.equal(x.out, alone(x))
+    triton_ready.batch([x], True)()
+    assert torch.equal(x[1], alone(x))
 
 
 def test_no_weights_are_no_batch():

@@ -5,19 +5,20 @@ import torch
 
 from comfy_vq import kernels
 from comfy_vq.codecs.codebooks import shipped_set
-from comfy_vq.kernels import Rotation, cpu, eager, scratch
+from comfy_vq.kernels import Additive, Rotation, cpu, eager, scratch
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 def case(rows, width, books, block=0, period=None, seed=0):
-    """Arguments of ``decode_additive`` but the dtype: random codes and scales, a shipped set."""
+    """Random codes and scales, a shipped set."""
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(256, (rows, width // 8, books), dtype=torch.uint8, generator=generator)
     scales = torch.randn(rows, generator=generator).half()
     rotation = Rotation(block, seed + 7) if block else None
     shared = shipped_set(books)
-    return codes, shared.codebooks, shared.step, shared.offset, scales, rotation, period or width
+    grid = shared.codebooks, shared.step, shared.offset
+    return Additive(codes, *grid, scales, rotation, period or width)
 
 
 @pytest.fixture
@@ -37,50 +38,51 @@ def two_threads():
 @pytest.mark.parametrize("books", range(1, 7))
 @pytest.mark.parametrize(("width", "block"), [(40, 0), (192, 64), (128, 128), (256, 2)])
 def test_same_bits_as_eager(width, block, books, dtype):
-    arguments = case(5, width, books, block)
-    found = cpu.decode_additive(*arguments, dtype)
-    assert torch.equal(found, eager.decode_additive(*arguments, dtype))
+    weight = case(5, width, books, block)
+    found = cpu.decode_additive(weight, dtype)
+    assert torch.equal(found, eager.decode_additive(weight, dtype))
 
 
 @pytest.mark.parametrize("inference", [False, True])
 def test_slices_and_threads_change_nothing(small_slices, two_threads, inference):
-    arguments = case(33, 256, 3, 128, period=128)
+    weight = case(33, 256, 3, 128, period=128)
     with torch.inference_mode(inference):
         out = scratch.scratch(33, 256, torch.bfloat16, torch.device("cpu"))
-        found = cpu.decode_additive(*arguments, torch.bfloat16, out)
-    assert torch.equal(found, eager.decode_additive(*arguments, torch.bfloat16))
+        found = cpu.decode_additive(weight, torch.bfloat16, out)
+    assert torch.equal(found, eager.decode_additive(weight, torch.bfloat16))
 
 
 def test_a_slice_of_another_shape_finds_no_leftovers(small_slices):
     for rows, width, books, block in [(2, 128, 4, 64), (9, 256, 2, 128), (3, 40, 1, 0)] * 2:
-        arguments = case(rows, width, books, block)
-        found = cpu.decode_additive(*arguments, torch.float32)
-        assert torch.equal(found, eager.decode_additive(*arguments, torch.float32))
+        weight = case(rows, width, books, block)
+        found = cpu.decode_additive(weight, torch.float32)
+        assert torch.equal(found, eager.decode_additive(weight, torch.float32))
 
 
 @pytest.mark.parametrize("block", [0, 128])
 def test_without_byte_products(monkeypatch, block):
     monkeypatch.setattr(cpu, "multiplies_bytes", lambda: False)
-    arguments = case(3, 128, 3, block)
-    found = cpu.decode_additive(*arguments, torch.float16)
-    assert torch.equal(found, eager.decode_additive(*arguments, torch.float16))
+    weight = case(3, 128, 3, block)
+    found = cpu.decode_additive(weight, torch.float16)
+    assert torch.equal(found, eager.decode_additive(weight, torch.float16))
 
 
 @pytest.mark.parametrize("offset", [0, 127, 128, 131])
 def test_sets_whose_sums_are_no_bytes(offset):
-    codes, codebooks, step, _, scales, rotation, period = case(3, 64, 3, 64)
-    wild = torch.randint(256, codebooks.shape, dtype=torch.uint8)
-    for tables in (wild, codebooks):
-        arguments = (codes, tables, step, offset, scales, rotation, period, torch.float32)
-        assert torch.equal(cpu.decode_additive(*arguments), eager.decode_additive(*arguments))
+    weight = case(3, 64, 3, 64)
+    wild = torch.randint(256, weight.codebooks.shape, dtype=torch.uint8)
+    for tables in (wild, weight.codebooks):
+        other = weight._replace(codebooks=tables, offset=offset)
+        found = cpu.decode_additive(other, torch.float32)
+        assert torch.equal(found, eager.decode_additive(other, torch.float32))
 
 
 @pytest.mark.parametrize("decode", [cpu.decode_additive, eager.decode_additive])
 def test_a_given_output_is_overwritten_whole(decode):
-    arguments = case(5, 128, 2, 64)
+    weight = case(5, 128, 2, 64)
     out = torch.full((5, 128), torch.nan)
-    assert decode(*arguments, torch.float32, out) is out
-    assert torch.equal(out, kernels.decode_additive(*arguments, torch.float32))
+    assert decode(weight, torch.float32, out) is out
+    assert torch.equal(out, kernels.decode_additive(weight, torch.float32))
 
 
 @pytest.mark.parametrize("decode", [cpu.decode_additive_int8, eager.decode_additive_int8])
@@ -97,10 +99,12 @@ def test_signed_bytes_are_the_sums_less_the_offset(decode, books):
 
 
 def test_codes_at_any_address_and_in_any_order():
-    codes, codebooks, *rest = case(6, 64, 3, 64)
-    expected = eager.decode_additive(codes, codebooks, *rest, torch.float32)
+    weight = case(6, 64, 3, 64)
+    codes, codebooks = weight.codes, weight.codebooks
+    expected = eager.decode_additive(weight, torch.float32)
     odd = torch.cat((torch.zeros(1, dtype=torch.uint8), codebooks.flatten()))[1:]
     strided = torch.stack((codes, codes), 1)[:, 0]
     assert odd.data_ptr() % 8 and not strided.is_contiguous()
-    found = cpu.decode_additive(strided, odd.view(codebooks.shape), *rest, torch.float32)
+    moved = weight._replace(codes=strided, codebooks=odd.view(codebooks.shape))
+    found = cpu.decode_additive(moved, torch.float32)
     assert torch.equal(found, expected)

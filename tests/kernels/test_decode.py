@@ -10,17 +10,8 @@ def coded(rows, columns, books=3):
 
 
 def decode(weight, dtype=torch.float32, codes=None):
-    s = weight.codebooks
-    return kernels.decode_additive(
-        weight.tensors["codes"] if codes is None else codes,
-        s.codebooks,
-        s.step,
-        s.offset,
-        weight.tensors["scales"],
-        weight.spec.rotation,
-        weight.shape[1],
-        dtype,
-    )
+    stored = weight.coded()
+    return kernels.decode_additive(stored if codes is None else stored._replace(codes=codes), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

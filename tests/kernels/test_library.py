@@ -11,19 +11,19 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from comfy_vq import codecs, compute, kernels
-from comfy_vq.kernels import Rotation, dispatch, eager, library, scratch
+from comfy_vq.kernels import Additive, Rotation, dispatch, eager, library, scratch
 
 SEEDS = [0, 1, 2**63 - 1, 2**63, 2**64 - 1]
 
 
 def additive(rows=5, width=128, books=3, block=128, period=None, seed=2**64 - 1):
-    """Arguments of ``decode_additive`` but the dtype."""
+    """A random weight."""
     generator = torch.Generator().manual_seed(rows * width + books)
     codes = torch.randint(256, (rows, width // 8, books), dtype=torch.uint8, generator=generator)
     tables = torch.randint(256, (books, 256, 8), dtype=torch.uint8, generator=generator)
     scales = torch.randn(rows, generator=generator).half()
     rotation = Rotation(block, seed) if block else None
-    return codes, tables, 0.0123, 131, scales, rotation, period or width
+    return Additive(codes, tables, 0.0123, 131, scales, rotation, period or width)
 
 
 def int8(rows=5, width=24):
@@ -59,7 +59,7 @@ SHAPES = [
 @pytest.mark.parametrize("books", [1, 2, 3, 4])
 def test_torch_finds_no_fault_with_decode_additive(shape, books, monkeypatch):
     arguments = arguments_of_the_operator(
-        monkeypatch, *additive(books=books, **shape), torch.float16
+        monkeypatch, additive(books=books, **shape), torch.float16
     )
     torch.library.opcheck(torch.ops.comfy_vq.decode_additive.default, arguments)
 
@@ -73,18 +73,18 @@ def test_torch_finds_no_fault_with_decode_int8(shape, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_they_decode_as_the_reference(shape, dtype, compiling):
-    arguments = additive(**shape)
-    expected = eager.decode_additive(*arguments, dtype)
-    assert torch.equal(library.decode_additive(*arguments, dtype), expected)
+    weight = additive(**shape)
+    expected = eager.decode_additive(weight, dtype)
+    assert torch.equal(library.decode_additive(weight, dtype), expected)
     assert torch.equal(library.decode_int8(*int8(), dtype), eager.decode_int8(*int8(), dtype))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_schema_holds_every_seed(seed, compiling):
     assert -(2**63) <= library.signed(seed) < 2**63
-    arguments = additive(seed=seed)
-    expected = kernels.decode_additive(*arguments, torch.float32)
-    assert torch.equal(library.decode_additive(*arguments, torch.float32), expected)
+    weight = additive(seed=seed)
+    expected = kernels.decode_additive(weight, torch.float32)
+    assert torch.equal(library.decode_additive(weight, torch.float32), expected)
 
 
 def test_different_seeds_stay_different():
@@ -93,17 +93,17 @@ def test_different_seeds_stay_different():
 
 def test_the_kernel_is_chosen_when_the_code_runs(monkeypatch):
     compiled = torch.compile(library.decode_additive, backend="aot_eager", fullgraph=True)
-    arguments = additive()
-    compiled(*arguments, torch.float32)
+    weight = additive()
+    compiled(weight, torch.float32)
     marked = torch.full((5, 128), 7.0)
     monkeypatch.setattr(dispatch, "decode_additive", lambda *_: marked.clone())
-    assert torch.equal(compiled(*arguments, torch.float32), marked)
+    assert torch.equal(compiled(weight, torch.float32), marked)
 
 
 def test_results_are_memory_of_their_own(compiling):
-    arguments = additive()
+    weight = additive()
     room = scratch.scratch(5, 128, torch.float32, torch.device("cpu"))
-    found = [library.decode_additive(*arguments, torch.float32) for _ in range(2)]
+    found = [library.decode_additive(weight, torch.float32) for _ in range(2)]
     kept = found[0].clone()
     room.fill_(7)
     found[1].fill_(7)

@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from comfy_vq.kernels import Rotation, eager, scratch
+from comfy_vq.kernels import Additive, Rotation, eager, scratch
 
 CPU = torch.device("cpu")
 
@@ -88,6 +88,7 @@ def test_plain_pytorch_decodes_in_16_mib_beside_the_buffer(books):
     out = torch.empty(2048, 1280, dtype=torch.float16)
     rotation, scales = Rotation(128, 0), torch.ones(2048).half()
     with Living() as living:
-        eager.decode_additive(codes, tables, 0.01, 0, scales, rotation, 1280, torch.float16, out)
+        weight = Additive(codes, tables, 0.01, 0, scales, rotation, 1280)
+        eager.decode_additive(weight, torch.float16, out)
     assert 4 * eager._SLICE < living.most <= 16 << 20
     assert scratch.LIMIT + (16 << 20) <= 64 << 20
