@@ -135,7 +135,7 @@ class Ahead:
         if slot.weight is None:
             slot.held, slot.weight, slot.kind = held, weight(), kind
             self._order.append(slot)
-        elif self._tries:
+        elif self._tries and not kernels.scratch.is_capturing(kind[1]):
             self._tries -= 1
             # What is made here outlives the caller's inference mode.
             with torch.inference_mode(False), torch.no_grad():

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import cpu, eager, triton_ready
 from .coded import Additive
 from .constraints import Case, Constraint, OnCPU
+from .scratch import is_capturing
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def _first(operation: str, case: Case) -> Kernel:
 
     While a CUDA graph is recorded, nothing may be tried: eager runs.
     """
-    if _records(case.device):
+    if is_capturing(case.device):
         return _KERNELS[operation][-1]
     kernel = next(k for k in _KERNELS[operation] if k.refusal(case) is None)
     line = explain(operation, case.device, case)
@@ -86,10 +87,6 @@ def _first(operation: str, case: Case) -> Kernel:
         log.info("VQ: %s", line)
     _chosen[operation, case] = kernel
     return kernel
-
-
-def _records(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _index_bits(weights: int) -> int:

@@ -61,7 +61,7 @@ def reserve(nbytes: int, device: torch.device) -> Buffer | None:
     None while a graph is captured: it brings memory of its own, to which nothing else may write
     between its replays.
     """
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if is_capturing(device):
         return None
     key = (device, _stream(device))
     buffer = _BUFFERS.known.pop(key, None)
@@ -76,6 +76,11 @@ def reserve(nbytes: int, device: torch.device) -> Buffer | None:
 def current(device: torch.device) -> Buffer | None:
     """The buffer of a device's current stream, if it has one."""
     return _BUFFERS.known.get((device, _stream(device)))
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, when nothing may be read back or tried."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def release() -> None:

@@ -1,8 +1,9 @@
 """What is known of a codebook set, found out once."""
 
-import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from .scratch import is_capturing
 
 _KNOWN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -14,7 +15,7 @@ def sums_are_bytes(codebooks: Tensor) -> bool:
     no reading, the answer is no.
     """
     if codebooks not in _KNOWN:
-        if codebooks.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        if is_capturing(codebooks.device):
             return False
         _KNOWN[codebooks] = int(codebooks.amax((1, 2)).sum()) <= 255
     return _KNOWN[codebooks]

@@ -135,6 +135,16 @@ def test_an_order_that_keeps_changing_is_given_up(batches):
     assert batches == []
 
 
+def test_nothing_is_arranged_while_a_graph_is_captured(monkeypatch, batches):
+    model = layers(8, 4)
+    with monkeypatch.context() as patched:
+        patched.setattr(scratch, "is_capturing", lambda device: True)
+        learn(model)
+        assert [layer.run() for layer in model] == [None, None]
+    assert model[0].run() is None  # now it is
+    assert [layer.is_right(layer.run()) for layer in model] == [True, True]
+
+
 def test_streamed_weights_are_not_noted():
     model = layers(8)
     for _ in range(3):

@@ -106,7 +106,7 @@ def test_want_of_memory_is_the_host_s_to_handle(monkeypatch, launches):
 
 
 def test_nothing_is_tried_while_a_graph_is_recorded(monkeypatch, launches):
-    monkeypatch.setattr(dispatch, "_records", lambda device: True)
+    monkeypatch.setattr(dispatch, "is_capturing", lambda device: True)
     assert torch.equal(decode(), expected())
     assert not launches and not dispatch._chosen
 
