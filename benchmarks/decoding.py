@@ -16,16 +16,19 @@ def decode_table(settings: Settings, bandwidth: float) -> str:
     by = settings.width_scale
     shapes = sorted({(n, k) for _, n, k in settings.linears()}, key=lambda s: s[0] * s[1])
     usual: list[tuple[int, ...]] = [*shapes, (1280 // by, 1280 // by, 3, 3)]
+    large = [(1280 // by, 5120 // by), (10240 // by, 1280 // by)]
     cases = [("decode_additive", settings.books, shape) for shape in usual]
     cases += [("decode_additive", m, (1280 // by, 5120 // by)) for m in (1, 2, 4, 6)]
-    large = [(1280 // by, 5120 // by), (10240 // by, 1280 // by)]
+    cases += [("decode_trellis", bits, large[0]) for bits in (2, 3, 4, 5)]
     cases += [("decode_additive_int8", settings.books, shape) for shape in large]
     cases += [("decode_int8", 8, shape) for shape in large]
     rows, refused = [], {}
     for operation, books, shape in cases:
-        coded = settings.coded(shape, books)
+        codec = {"decode_int8": "int8", "decode_trellis": "trellis"}.get(operation, "additive")
+        coded = settings.coded(shape, books, codec)
         block = getattr(getattr(coded.spec, "rotation", None), "block", 0)
-        case = dispatch.Case(settings.device, settings.dtype, books % 8, block)
+        window = getattr(coded.spec, "window", 0)
+        case = dispatch.Case(settings.device, settings.dtype, books % 8, block, window=window)
         for kernel, why_not in layers.implementations(operation, case):
             if why_not is not None:
                 refused[operation, kernel.name] = why_not.reason
@@ -33,7 +36,7 @@ def decode_table(settings: Settings, bandwidth: float) -> str:
             call, moved = layers.decode_call(operation, coded, settings.dtype)
             with layers.only(operation, kernel):
                 seconds = guarded(lambda c=call: settings.timer.seconds(c))
-            name = f"{operation} {'8 bits' if books == 8 else f'M={books}'}"
+            name = f"{operation} {f'M={books}' if codec == 'additive' else f'{books} bits'}"
             rows.append([name, "x".join(map(str, shape)), kernel.name])
             rows[-1] += _rates(coded.numel, moved, seconds, bandwidth)
     for shape in large:

@@ -58,9 +58,8 @@ class Settings:
             (o // by, i // by, max(4, int(s * self.rows_scale**0.5))) for o, i, s in CONVOLUTIONS
         ]
 
-    def coded(self, shape: tuple[int, ...], books: int = 0) -> VQWeight:
-        bits, codec = (8, "int8") if books == 8 else (books or self.books, "additive")
-        return random_weight(shape, bits, codec, self.dtype).to(self.device)
+    def coded(self, shape: tuple[int, ...], bits: int = 0, codec: str = "additive") -> VQWeight:
+        return random_weight(shape, bits or self.books, codec, self.dtype).to(self.device)
 
     def normal(self, *shape: int) -> torch.Tensor:
         return torch.randn(shape, device=self.device).to(self.dtype)

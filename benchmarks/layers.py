@@ -92,10 +92,9 @@ def decode_call(operation: str, weight: VQWeight, dtype: torch.dtype) -> tuple[C
     with torch.inference_mode(False):  # as the buffer that layers share is made
         out = torch.empty((rows, weight.numel // rows), dtype=dtype, device=codes.device)
     moved = codes.nbytes + scales.nbytes + out.nbytes
-    if shared is None:
-        return lambda: kernels.decode_int8(codes, scales, dtype, out=out), moved
-    books, offset, coded = shared.codebooks, shared.offset, weight.coded()
     if operation == "decode_additive_int8":
+        assert shared is not None
+        books, offset = shared.codebooks, shared.offset
         return lambda: kernels.decode_additive_int8(codes, books, offset, out=out), moved
-    assert isinstance(coded, kernels.Additive)
-    return lambda: kernels.decode_additive(coded, dtype, out=out), moved
+    coded = weight.coded()
+    return lambda: kernels.decode(coded, dtype, out=out), moved

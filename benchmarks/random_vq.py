@@ -42,7 +42,9 @@ def random_weight(
         low, limits.max + 1, made["codes"].shape, dtype=made["codes"].dtype, generator=generator
     )
     tensors = {"codes": codes, "scales": torch.full(made["scales"].shape, unit).half()}
-    shared = codecs.shipped_set(bits) if codec == "additive" else None
+    shared = None
+    if codec != "int8":
+        shared = codecs.shipped_set(bits) if codec == "additive" else codecs.shipped_table(bits, 12)
     return VQWeight(spec, shape, dtype, tensors, shared)
 
 

@@ -123,8 +123,10 @@ def _encode(
 ) -> None:
     assert choice.codec is not None
     options: dict[str, Any] = {"effort": effort, "on_progress": on_progress}
+    if choice.codec != "int8":
+        options["unbiased"] = True
     if choice.codec == "additive":
-        options |= {"own_codebooks": own_codebooks, "unbiased": True}
+        options["own_codebooks"] = own_codebooks
     coded = codecs.encode(sample, choice.bits, choice.codec, **options)
     next(iter(coded.tensors.values())).cpu()  # waits for the device
 

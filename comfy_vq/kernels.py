@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..kernels.coded import Additive as Additive
     from ..kernels.coded import Coded as Coded
     from ..kernels.coded import Int8 as Int8
+    from ..kernels.coded import Trellis as Trellis
     from ..kernels.dispatch import OPERATIONS as OPERATIONS
     from ..kernels.dispatch import decode_additive_int8 as decode_additive_int8
     from ..kernels.dispatch import explain as explain
@@ -26,15 +27,14 @@ if TYPE_CHECKING:
     from ..kernels.hadamard import rotate as rotate
     from ..kernels.hadamard import sign_vector as sign_vector
     from ..kernels.hadamard import unrotate as unrotate
-    from ..kernels.library import decode_additive as decode_additive
-    from ..kernels.library import decode_int8 as decode_int8
+    from ..kernels.library import decode as decode
 else:
     from .kernels import scratch
     from .kernels.batches import batches, decodes_in_batches
-    from .kernels.coded import Additive, Coded, Int8
+    from .kernels.coded import Additive, Coded, Int8, Trellis
     from .kernels.dispatch import OPERATIONS, decode_additive_int8, explain
     from .kernels.hadamard import Rotation, rotate, sign_vector, unrotate
-    from .kernels.library import decode_additive, decode_int8
+    from .kernels.library import decode
 
 __all__ = [
     "OPERATIONS",
@@ -42,10 +42,10 @@ __all__ = [
     "Coded",
     "Int8",
     "Rotation",
+    "Trellis",
     "batches",
-    "decode_additive",
+    "decode",
     "decode_additive_int8",
-    "decode_int8",
     "decodes_in_batches",
     "explain",
     "rotate",

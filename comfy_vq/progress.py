@@ -37,8 +37,9 @@ def work_per_weight(choice: Choice) -> float:
     """Roughly what coding a weight costs, in searches of a codebook at full beam.
 
     The first codebook has no beam to look at yet, and of the last only the best entry is sought.
+    A path through a trellis takes as long at any number of bits.
     """
-    return choice.bits - 0.75 if choice.codec == "additive" else 0.02
+    return {"additive": choice.bits - 0.75, "trellis": 8.0}.get(choice.codec or "", 0.02)
 
 
 class Clock:

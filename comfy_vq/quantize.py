@@ -148,11 +148,10 @@ def _encode(
     clock: Clock,
 ) -> codecs.VQWeight | None:
     """The coded weight, or None where it has to stay dense after all."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if codec == "int8" else {"unbiased": True}
     if codec == "additive":
         own_set = 8 * codecs.shipped_set(bits).nbytes
         options["own_codebooks"] = "auto" if own_set <= spare_bits else False
-        options["unbiased"] = True
     try:
         return codecs.encode(
             weight,

@@ -22,10 +22,11 @@ from comfy_vq.model import Source, VQModel
 
 
 def make(path: Path) -> None:
-    """One layer of 2 x 128 weights at 2 bits, one of 2 x 4 in int8, a bias and a root key."""
+    """Layers of 2 x 128 weights at 2 bits, of 2 x 64 as a trellis and of 2 x 4 in int8, and more."""
     weight = ((torch.arange(256) * 37 % 101 - 50) / 64).reshape(2, 128).half()
     layers = {
         "proj": codecs.encode(weight, 2, rotation=Rotation(64, 0), effort="fast"),
+        "ff": codecs.encode(weight[:, :64], 2, codec="trellis", effort="fast"),
         "out": codecs.encode(weight[:, :4], 8, codec="int8"),
     }
     dense = {"proj.bias": torch.tensor([0.5, -0.25])}
@@ -70,14 +71,21 @@ def decode(content: bytes, layer: str) -> list[list[float]]:
         codes = tensor(f"vq.{layer}.codes", "b")
         return [[s * c / 128 for c in codes[n * width :][:width]] for n, s in enumerate(scales)]
 
-    books, entries, group = codec["codebooks"], codec["entries"], codec["group"]
     codes = tensor(f"vq.{layer}.codes", "B")
     codebooks = tensor(f"vq.codebooks.{set_name}", "B")
     step, offset = tensor(f"vq.codebooks.{set_name}.grid", "f")
     block, seed = codec["rotation"]["block"], codec["rotation"]["seed"]
     flips = signs(seed, width)
 
+    def window_entry(row: int, column: int) -> int:
+        bits = codec["bits"]
+        stream = codes[row * width * bits // 8 :][: width * bits // 8]
+        places = [(column * bits + n) % (width * bits) for n in range(codec["window"])]
+        chosen = [stream[place // 8] >> place % 8 & 1 for place in places]
+        return codebooks[sum(bit << n for n, bit in enumerate(chosen))]
+
     def entry_sum(row: int, column: int) -> int:
+        books, entries, group = codec["codebooks"], codec["entries"], codec["group"]
         at = (row * (width // group) + column // group) * books
         chosen = codes[at : at + books]
         return sum(
@@ -85,9 +93,10 @@ def decode(content: bytes, layer: str) -> list[list[float]]:
             for m, code in enumerate(chosen)
         )
 
+    number = window_entry if codec["name"] == "trellis" else entry_sum
     weight = []
     for row, scale in enumerate(scales):
-        turned = [entry_sum(row, column) - offset for column in range(width)]
+        turned = [number(row, column) - offset for column in range(width)]
         factor = scale * step * block**-0.5
         weight.append(
             [

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import dispatch, triton_ready
-from .coded import Additive, Coded, Int8
+from .coded import Additive, Coded
 from .constraints import Case
 from .tables import sums_are_bytes
 
@@ -30,9 +30,9 @@ def batches(decodings: Sequence[Decoding]) -> list[Callable[[], object]]:
     kinds: dict[_Kind, list[tuple[Additive, Tensor]]] = {}
     launches: list[Callable[[], object]] = []
     for weight, out in decodings:
-        kind = None if isinstance(weight, Int8) else _kind(weight, out)
-        if isinstance(weight, Int8) or kind is None:
-            launches.append(_single(weight, out))
+        kind = _kind(weight, out) if isinstance(weight, Additive) else None
+        if not isinstance(weight, Additive) or kind is None:
+            launches.append(partial(dispatch.decode, weight, out.dtype, out))
         else:
             kinds.setdefault(kind, []).append((weight, out))
     for (_, byte_sums, _), items in kinds.items():
@@ -56,9 +56,3 @@ def _kind(weight: Additive, out: Tensor) -> _Kind | None:
     if triton_ready.batch_refusal(case, byte_sums) is not None:
         return None
     return case, byte_sums, weight.scales.dtype
-
-
-def _single(weight: Coded, out: Tensor) -> Callable[[], object]:
-    if isinstance(weight, Int8):
-        return partial(dispatch.decode_int8, *weight, out.dtype, out)
-    return partial(dispatch.decode_additive, weight, out.dtype, out)

@@ -13,9 +13,10 @@ class Case(NamedTuple):
     Attributes:
         device: of the codes.
         dtype: of the result.
-        books: codebooks, 0 for int8 codes.
+        books: codebooks of additive codes, bits of a trellis, 0 for int8 codes.
         block: of the rotation, 0 without one.
         index_bits: 32, or 64 for weights that 32 signed bits cannot count.
+        window: bits of a trellis code's window, 0 for other codes.
     """
 
     device: torch.device
@@ -23,6 +24,7 @@ class Case(NamedTuple):
     books: int = 0
     block: int = 0
     index_bits: int = 32
+    window: int = 0
 
 
 class Constraint(Protocol):

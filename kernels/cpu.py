@@ -1,12 +1,13 @@
-"""Decoding on a CPU in plain PyTorch: sums of entries by ``embedding_bag``, the rotation in integers.
+"""Decoding on a CPU in plain PyTorch: sums of entries by ``embedding_bag``, entries of a trellis two at
+a time, the rotation in integers.
 
 What limits the speed is memory, so slices are small enough for the cache and every buffer is kept.
-The sums are signed bytes, and their inverse rotation is a product of bytes in int32, which is exact
+The numbers are signed bytes, and their inverse rotation is a product of bytes in int32, which is exact
 and which CPUs do several times as fast as one of floats.
 """
 
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +17,9 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import eager
-from .coded import Additive
+from .coded import Additive, OnGrid, Trellis
 from .hadamard import hadamard_matrix, sign_vector
+from .windows import windows
 
 _int_mm: Any = getattr(torch, "_int_mm", None)
 """int8 times int8 in int32. Torch's own, yet without a public name; other libraries call it, too."""
@@ -29,9 +31,24 @@ _SLICE = 1 << 19
 def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """See ``dispatch.decode_additive``."""
     table, sums_are_bytes = _table(weight.codebooks, weight.offset)
-    rotation, block = weight.rotation, weight.block
-    if rotation is not None and not (sums_are_bytes and multiplies_bytes()):
+    if weight.rotation is not None and not (sums_are_bytes and multiplies_bytes()):
         return eager.decode_additive(weight, dtype, out)
+    return _decoded(weight, lambda codes: _sums(codes, table), dtype, out)
+
+
+def decode_trellis(weight: Trellis, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """See ``dispatch.decode_trellis``."""
+    pairs = _pairs(weight.codebooks, weight.offset, weight.codes.shape[-1])
+    if pairs is None or (weight.rotation is not None and not multiplies_bytes()):
+        return eager.decode_trellis(weight, dtype, out)
+    return _decoded(weight, lambda codes: _entries(codes, pairs), dtype, out)
+
+
+def _decoded(
+    weight: OnGrid, numbers: Callable[[Tensor], Tensor], dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    """The matrix, from a function that gives the numbers of codes, less the offset."""
+    rotation, block = weight.rotation, weight.block
     rows, width = weight.shape
     matrix = torch.empty((rows, width), dtype=dtype) if out is None else out
     factors = (weight.scales.float() * weight.norm)[:, None]
@@ -40,11 +57,11 @@ def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = N
     for start in range(0, rows, size):
         target = matrix[start : start + size]
         exact = target if dtype == torch.float32 else _buffer("exact", torch.float32, target.shape)
-        sums = _sums(weight.codes[start : start + size], table)
+        values = numbers(weight.codes[start : start + size])
         if signs is None:
-            exact.copy_(sums.view(target.shape))
+            exact.copy_(values.view(target.shape))
         else:
-            exact.copy_(_unrotated(sums, block).view(target.shape)).mul_(signs)
+            exact.copy_(_unrotated(values, block).view(target.shape)).mul_(signs)
         exact.mul_(factors[start : start + size])
         if exact is not target:
             target.copy_(exact)
@@ -73,10 +90,19 @@ def _sums(codes: Tensor, table: Tensor) -> Tensor:
     return F.embedding_bag(index, table, _bags(books, len(index)), mode="sum")
 
 
-def _unrotated(sums: Tensor, block: int) -> Tensor:
-    """int32 ``[blocks, block]``: ``sums H``."""
-    values = _buffer("bytes", torch.int8, (sums.numel() // block, block))
-    values.copy_(sums.view(values.shape))
+def _entries(codes: Tensor, pairs: Tensor) -> Tensor:
+    """int8 ``[rows, width]``: entries less the offset."""
+    index = windows(codes, (len(pairs) - 1).bit_length(), every=2)
+    found = _buffer("pairs", torch.int16, (index.numel(),))
+    torch.index_select(pairs, 0, index.flatten(), out=found)
+    return found.view(torch.int8)
+
+
+def _unrotated(numbers: Tensor, block: int) -> Tensor:
+    """int32 ``[blocks, block]``: ``numbers H``, of signed bytes in any type."""
+    values = numbers.view(-1, block)
+    if values.dtype != torch.int8:
+        values = _buffer("bytes", torch.int8, values.shape).copy_(values)
     product = _buffer("product", torch.int32, values.shape)
     return _int_mm(values, _hadamard_bytes(block), out=product)
 
@@ -163,3 +189,22 @@ def _table(codebooks: Tensor, offset: int) -> tuple[Tensor, bool]:
             least, most = (float(v.sum()) for v in (values.amin((1, 2)), values.amax((1, 2))))
             known[offset] = values.reshape(-1, codebooks.shape[-1]), -128 <= least <= most <= 127
     return known[offset]
+
+
+_PAIRS: MutableMapping[Tensor, dict[tuple[int, int], Tensor | None]] = WeakTensorKeyDictionary()
+
+
+def _pairs(codebooks: Tensor, offset: int, bits: int) -> Tensor | None:
+    """The entries of two successive weights, less the offset: int16 ``[2^(L + bits)]``, two bytes each.
+
+    The windows of both are one of L + bits bits. None where entries less the offset are no bytes.
+    """
+    known = _PAIRS.setdefault(codebooks, {})
+    if (offset, bits) not in known:
+        with torch.inference_mode(False):
+            values = codebooks.flatten().int() - offset
+            fit = -128 <= int(values.min()) <= int(values.max()) <= 127
+            both = torch.arange(len(values) << bits)
+            entries = values.to(torch.int8)[torch.stack((both % len(values), both >> bits), 1)]
+            known[offset, bits] = entries.view(torch.int16).flatten() if fit else None
+    return known[offset, bits]

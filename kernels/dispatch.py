@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import cpu, eager, triton_ready
-from .coded import Additive
+from .coded import Additive, Coded, Int8, Trellis
 from .constraints import Case, Constraint, OnCPU
 from .scratch import is_capturing
 
@@ -53,6 +53,10 @@ _KERNELS: dict[str, list[Kernel]] = {
         Kernel("cpu", cpu.decode_additive_int8, (OnCPU(),)),
         Kernel("eager", eager.decode_additive_int8),
     ],
+    "decode_trellis": [
+        Kernel("cpu", cpu.decode_trellis, (OnCPU(),)),
+        Kernel("eager", eager.decode_trellis),
+    ],
     "decode_int8": [
         Kernel("triton", triton_ready.decode_int8, triton_ready.INT8),
         Kernel("eager", eager.decode_int8),
@@ -61,6 +65,7 @@ _KERNELS: dict[str, list[Kernel]] = {
 _USUAL: dict[str, Callable[[torch.device], Case]] = {
     "decode_additive": lambda device: Case(device, torch.float16, 3, 128),
     "decode_additive_int8": lambda device: Case(device, torch.int8, 3),
+    "decode_trellis": lambda device: Case(device, torch.float16, 3, 128, window=12),
     "decode_int8": lambda device: Case(device, torch.float16),
 }
 OPERATIONS = tuple(_USUAL)
@@ -96,7 +101,7 @@ def _index_bits(weights: int) -> int:
 def explain(operation: str, device: torch.device, case: Case | None = None) -> str:
     """One line: which implementation of ``operation`` runs on ``device``, and why others do not.
 
-    Without a case, for a usual one: float16, 3 codebooks, a rotation of 128.
+    Without a case, for a usual one: float16, 3 bits, a rotation of 128.
     """
     if case is None:
         case = _USUAL[operation](device)
@@ -108,6 +113,15 @@ def explain(operation: str, device: torch.device, case: Case | None = None) -> s
             break
         refused.append(f"; not {kernel.name}: {why}")
     return f"{operation} on {device}: {running}" + "".join(refused)
+
+
+def decode(weight: Coded, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """Decode to a matrix ``[rows, width]`` of ``dtype``, on the codes' device; ``out`` as below."""
+    if isinstance(weight, Int8):
+        return decode_int8(*weight, dtype, out)
+    if isinstance(weight, Trellis):
+        return decode_trellis(weight, dtype, out)
+    return decode_additive(weight, dtype, out)
 
 
 def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
@@ -124,6 +138,14 @@ def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = N
     index_bits = _index_bits(rows * groups * 8)
     case = Case(weight.codes.device, dtype, books, weight.block, index_bits)
     return _choose("decode_additive", case).run(weight, dtype, out=out)
+
+
+def decode_trellis(weight: Trellis, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """Decode trellis codes; arithmetic and arguments as in ``decode_additive``."""
+    rows, groups, bits = weight.codes.shape
+    index_bits = _index_bits(rows * groups * 8)
+    case = Case(weight.codes.device, dtype, bits, weight.block, index_bits, weight.window)
+    return _choose("decode_trellis", case).run(weight, dtype, out=out)
 
 
 def decode_additive_int8(

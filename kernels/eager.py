@@ -1,38 +1,62 @@
 """Decoding in plain PyTorch: the reference for every other kernel, and the path of cards without Triton."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .coded import Additive
+from .coded import Additive, OnGrid, Trellis
 from .hadamard import unrotate_unnormalized
+from .windows import windows
 
 _SLICE = 1 << 20
 """Weights decoded at a time: the temporaries of a slice stay below 16 MiB."""
 
 
 def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """See ``dispatch.decode_additive``.
-
-    Sums of entries are integers, and so is their unnormalized rotation, so every implementation
-    that multiplies by the same row factor once at the end gives the same bits.
-    """
-    (rows, width), codes, books = weight.shape, weight.codes, weight.codes.shape[-1]
+    """See ``dispatch.decode_additive``."""
+    codes, books = weight.codes, weight.codes.shape[-1]
     table = weight.codebooks.float()
     table[0] -= weight.offset
     table = table.reshape(-1, weight.codebooks.shape[-1])
-    factors = weight.scales.float() * weight.norm
     bases = torch.arange(books, device=codes.device, dtype=torch.int32) * 256
-    matrix = _made(out, (rows, width), dtype, codes.device)
+
+    def sums(part: slice) -> Tensor:
+        entries = codes[part].reshape(-1, books).to(torch.int32).add_(bases)
+        return F.embedding_bag(entries, table, mode="sum")
+
+    return _decoded(weight, sums, dtype, out)
+
+
+def decode_trellis(weight: Trellis, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """See ``dispatch.decode_trellis``."""
+    table = weight.codebooks.float().flatten() - weight.offset
+
+    def entries(part: slice) -> Tensor:
+        return table.index_select(0, windows(weight.codes[part], weight.window).flatten())
+
+    return _decoded(weight, entries, dtype, out)
+
+
+def _decoded(
+    weight: OnGrid, numbers: Callable[[slice], Tensor], dtype: torch.dtype, out: Tensor | None
+) -> Tensor:
+    """The matrix, from a function that gives the numbers of some rows, less the offset, in float32.
+
+    These are integers, and so is their unnormalized rotation, so every implementation that
+    multiplies by the same row factor once at the end gives the same bits.
+    """
+    rows, width = weight.shape
+    factors = weight.scales.float() * weight.norm
+    matrix = _made(out, (rows, width), dtype, weight.codes.device)
     per_slice = max(1, _SLICE // max(1, width))
     for start in range(0, rows, per_slice):
         part = slice(start, min(start + per_slice, rows))
-        entries = codes[part].reshape(-1, books).to(torch.int32).add_(bases)
-        sums = F.embedding_bag(entries, table, mode="sum").reshape(-1, width)
-        del entries
+        values = numbers(part).view(-1, width)
         if weight.rotation is not None:
-            sums = unrotate_unnormalized(sums, weight.rotation, weight.period)
-        matrix[part] = sums.mul_(factors[part, None])
+            values = unrotate_unnormalized(values, weight.rotation, weight.period)
+        matrix[part] = values.mul_(factors[part, None])
     return matrix
 
 

@@ -9,37 +9,32 @@ registered with the low-level interface, whose calls take half as long as those 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import dispatch
-from .coded import Additive
+from .coded import Additive, Coded, Int8, Trellis
 from .hadamard import Rotation
 
 NAMESPACE = "comfy_vq"
 
 
-def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """``dispatch.decode_additive``, in code that is being compiled as one node of the graph."""
+def decode(weight: Coded, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """``dispatch.decode``, in code that is being compiled as one node of the graph."""
     if not torch.compiler.is_compiling():
-        return dispatch.decode_additive(weight, dtype, out)
-    codes, codebooks, step, offset, scales, rotation, period = weight
-    block, seed = (0, 0) if rotation is None else (rotation.block, signed(rotation.seed))
-    made = torch.ops.comfy_vq.decode_additive(
-        codes, codebooks, scales, step, offset, block, seed, period, dtype
-    )
-    return made if out is None else out.copy_(made)
-
-
-def decode_int8(
-    codes: Tensor, scales: Tensor, dtype: torch.dtype, out: Tensor | None = None
-) -> Tensor:
-    """``dispatch.decode_int8``, in code that is being compiled as one node of the graph."""
-    if not torch.compiler.is_compiling():
-        return dispatch.decode_int8(codes, scales, dtype, out)
-    made = torch.ops.comfy_vq.decode_int8(codes, scales, dtype)
+        return dispatch.decode(weight, dtype, out)
+    operators = torch.ops.comfy_vq
+    if isinstance(weight, Int8):
+        made = operators.decode_int8(*weight, dtype)
+    else:
+        codes, codebooks, step, offset, scales, rotation, period = weight
+        block, seed = (0, 0) if rotation is None else (rotation.block, signed(rotation.seed))
+        grid = codes, codebooks, scales, step, offset, block, seed, period
+        run = operators.decode_trellis if isinstance(weight, Trellis) else operators.decode_additive
+        made = run(*grid, dtype)
     return made if out is None else out.copy_(made)
 
 
@@ -48,7 +43,8 @@ def signed(seed: int) -> int:
     return seed - (1 << 64) if seed >> 63 else seed
 
 
-def _run_additive(
+def _run_on_grid(
+    kind: type[Additive | Trellis],
     codes: Tensor,
     codebooks: Tensor,
     scales: Tensor,
@@ -60,17 +56,15 @@ def _run_additive(
     dtype: torch.dtype,
 ) -> Tensor:
     rotation = Rotation(block, seed % (1 << 64)) if block else None
-    weight = Additive(codes, codebooks, step, offset, scales, rotation, period)
-    return dispatch.decode_additive(weight, dtype)
+    return dispatch.decode(kind(codes, codebooks, step, offset, scales, rotation, period), dtype)
 
 
-def _fake_additive(codes: Tensor, codebooks: Tensor, *rest: Any) -> Tensor:
-    rows, groups, _ = codes.shape
-    return codes.new_empty((rows, groups * codebooks.shape[-1]), dtype=rest[-1])
+def _fake_on_grid(codes: Tensor, *rest: Any) -> Tensor:
+    return codes.new_empty((codes.shape[0], codes.shape[1] * 8), dtype=rest[-1])
 
 
 def _run_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    return dispatch.decode_int8(codes, scales, dtype)
+    return dispatch.decode(Int8(codes, scales), dtype)
 
 
 def _fake_int8(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
@@ -92,13 +86,14 @@ def _register(
 
 
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-_register(
-    _library,
-    "decode_additive(Tensor codes, Tensor codebooks, Tensor scales, float step, SymInt offset, "
-    "SymInt block, SymInt seed, SymInt period, ScalarType dtype) -> Tensor",
-    _run_additive,
-    _fake_additive,
-)
+for _name, _kind in (("decode_additive", Additive), ("decode_trellis", Trellis)):
+    _register(
+        _library,
+        f"{_name}(Tensor codes, Tensor codebooks, Tensor scales, float step, SymInt offset, "
+        "SymInt block, SymInt seed, SymInt period, ScalarType dtype) -> Tensor",
+        partial(_run_on_grid, _kind),
+        _fake_on_grid,
+    )
 _register(
     _library,
     "decode_int8(Tensor codes, Tensor scales, ScalarType dtype) -> Tensor",

@@ -122,4 +122,4 @@ def test_float8_weights_are_coded_as_half(weights):
     weights.tensors = {k: t.to(torch.float8_e4m3fn) for k, t in weights.tensors.items()}
     model = quantize(weights, 3.0, effort="fast")
     assert {w.dtype for w in model.layers.values()} == {torch.float16}
-    assert codecs.names() == ["additive", "int8"]
+    assert codecs.names() == ["additive", "int8", "trellis"]

@@ -6,18 +6,20 @@
 """
 
 from ..kernels import Rotation
-from .additive import Additive
-from .codebooks import OWN, shipped_set
+from .additive import Additive, AdditiveSpec
+from .codebooks import OWN, shipped_set, shipped_table
 from .encode import encode
-from .encoder import EFFORTS, AdditiveSpec
+from .encoder import EFFORTS
 from .int8 import Int8, Int8Spec
 from .registry import Codec, get, names, register, stored_bits
 from .scales import ScaleRangeError
+from .trellis import Trellis, TrellisSpec
 from .weight import CodebookSet, Piece, VQWeight
 from .widths import WIDTHS, Width, spec_for
 
 register(Additive())
 register(Int8())
+register(Trellis())
 
 __all__ = [
     "EFFORTS",
@@ -30,6 +32,7 @@ __all__ = [
     "Piece",
     "Rotation",
     "ScaleRangeError",
+    "TrellisSpec",
     "VQWeight",
     "Width",
     "encode",
@@ -37,6 +40,7 @@ __all__ = [
     "names",
     "register",
     "shipped_set",
+    "shipped_table",
     "spec_for",
     "stored_bits",
 ]

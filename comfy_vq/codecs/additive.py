@@ -6,36 +6,91 @@ layers share and a random block-Hadamard rotation that makes sharing them nearly
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Literal
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from .. import kernels
-from ..errors import VQError
 from ..kernels import Rotation
-from .codebooks import ENTRIES, GROUP, shipped_set
-from .encoder import EFFORTS, AdditiveSpec, Coder, better_rotation, with_own_set
+from . import beam
+from .codebooks import ENTRIES, GROUP, shipped_set, train
+from .encoder import EFFORTS, Coder
+from .on_grid import AXES, OnGrid, usual_rotation
+from .records import check_fields, rotation_from, rotation_record
 from .registry import OnProgress
-from .scales import half_scales
-from .weight import CodebookSet, Piece, VQWeight, matrix_shape, to_matrix
+from .threads import one_thread
+from .weight import CodebookSet, VQWeight, to_matrix
+
+_CPU_SLAB, _SLAB = 1 << 17, 1 << 22
+"""Weights that are searched at a time: by a thread of a CPU, or elsewhere."""
+_TRAINING_GROUPS = 1 << 15
+_HELD_OUT_GROUPS = 1 << 13
+_DB_PER_BIT = 20 * math.log10(2)
+_LARGEST_GAIN_DB = 3.0
+"""More than an own set was ever seen to gain: where it costs more, none is trained."""
 
 
-class Additive:
-    """weight = row scale * step * (sum of M entries - offset), rotated back."""
+@dataclass(frozen=True)
+class AdditiveSpec:
+    """How a weight was coded.
+
+    Attributes:
+        codebooks: M, which is also the bits per weight of the codes.
+        rotation: block-Hadamard rotation along the input, or None.
+        entries, group: entries per codebook and weights per entry.
+    """
+
+    codec: ClassVar[str] = "additive"
+    codebooks: int
+    rotation: Rotation | None = None
+    entries: int = ENTRIES
+    group: int = GROUP
+
+    @property
+    def bits(self) -> int:
+        return self.codebooks
+
+
+@dataclass(frozen=True)
+class BeamSearch:
+    """A ``Search`` of sums of entries.
+
+    Attributes:
+        shared: the codebooks.
+        width: partial sums kept per group.
+    """
+
+    shared: CodebookSet
+    width: int
+    kind = kernels.Additive
+
+    def slab(self, columns: int, device: torch.device) -> int:
+        return max(1, (_CPU_SLAB if device.type == "cpu" else _SLAB) // columns)
+
+    def codes(self, unit: Tensor, importance: Tensor | None) -> Tensor:
+        if importance is not None:
+            importance = importance.expand_as(unit).reshape(-1, GROUP)
+        groups, values = unit.view(-1, GROUP), self.shared.values()
+        codes = beam.search(groups, values, self.width, importance)[0]
+        return codes.view(len(unit), -1, len(values))
+
+    def error(self, groups: Tensor) -> float:
+        """Summed squared error of the codes of ``[n, 8]``."""
+        return float(beam.search(groups, self.shared.values(), self.width)[1].sum())
+
+
+class Additive(OnGrid):
+    """The whole number of a weight is a sum of M entries."""
 
     name = "additive"
-    version = 1
-
-    def supports(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) in (2, 4) and 0 not in shape and shape[1] % GROUP == 0
+    kind = kernels.Additive
 
     def spec_for(self, bits: int, shape: tuple[int, ...], seed: int = 0) -> AdditiveSpec:
-        """Rotation blocks of 128, of 64 where the input width asks for it, else none."""
         shipped_set(bits)
-        block = next((b for b in (128, 64) if shape[1] % b == 0), None)
-        return AdditiveSpec(bits, Rotation(block, seed) if block else None)
+        return AdditiveSpec(bits, usual_rotation(shape, seed))
 
     def encode(
         self,
@@ -55,91 +110,71 @@ class Additive:
         shape, tries = tuple(weight.shape), EFFORTS[effort]
         matrix = to_matrix(weight)
         shared = codebooks if codebooks is not None else shipped_set(bits)
-        coder = Coder(shape[1], shared.to(weight.device), importance, tries, on_progress, unbiased)
+        search = BeamSearch(shared.to(weight.device), tries.beam)
+        coder = Coder(shape[1], search, importance, tries.passes, on_progress, unbiased)
         spec = self.spec_for(bits, shape, seed)
-        if rotation != "auto":
-            spec = replace(spec, rotation=rotation)
-        elif importance is not None and spec.rotation is not None:
-            spec = better_rotation(coder, spec, matrix)
+        spec = replace(spec, rotation=coder.rotation(rotation, spec.rotation, matrix))
         if own_codebooks is True or (own_codebooks == "auto" and tries.own_sets):
-            coder = with_own_set(coder, spec, matrix, required=own_codebooks is True, seed=seed)
-        codes, scales = coder.code(matrix, spec)
-        tensors = {"codes": codes, "scales": half_scales(scales)}
-        return VQWeight(spec, shape, weight.dtype, tensors, coder.shared)
-
-    def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-        return kernels.decode_additive(self.coded(weight), dtype, out)
-
-    def coded(self, weight: VQWeight) -> kernels.Additive:
-        codes, scales, shared = weight.tensors["codes"], weight.tensors["scales"], weight.codebooks
-        if shared is None:
-            raise VQError("field codebooks: an additive weight has no codebook set; read it anew")
-        grid = shared.codebooks, shared.step, shared.offset
-        return kernels.Additive(codes, *grid, scales, weight.spec.rotation, weight.shape[1])
-
-    def pieces(self, spec: AdditiveSpec, shape: tuple[int, ...]) -> dict[str, Piece]:
-        if spec.rotation is not None and shape[1] % spec.rotation.block:
-            raise VQError(
-                f"codec additive, field rotation.block: found {spec.rotation.block}, expected a "
-                f"divisor of the input width {shape[1]}; quantize again"
+            required = own_codebooks is True
+            search = _with_own_set(
+                coder, search, matrix, spec.rotation, required=required, seed=seed
             )
-        rows, columns = matrix_shape(shape)
-        return {
-            "codes": Piece(torch.uint8, (rows, columns // spec.group, spec.codebooks)),
-            "scales": Piece(torch.float16, (rows,)),
-        }
+            coder = replace(coder, search=search)
+        tensors = coder.code(matrix, spec.rotation)
+        return VQWeight(spec, shape, weight.dtype, tensors, search.shared)
 
     def codebook_shape(self, spec: AdditiveSpec) -> tuple[int, ...]:
         return (spec.codebooks, spec.entries, spec.group)
 
     def to_record(self, spec: AdditiveSpec) -> dict[str, Any]:
-        turned = spec.rotation
         return {
             "codebooks": spec.codebooks,
             "entries": spec.entries,
             "group": spec.group,
-            "axes": "out,kh,kw,in",
-            "rotation": None if turned is None else {"block": turned.block, "seed": turned.seed},
+            "axes": AXES,
+            "rotation": rotation_record(spec.rotation),
         }
 
     def from_record(self, record: dict[str, Any]) -> AdditiveSpec:
-        expected = {"codebooks", "entries", "group", "axes", "rotation"}
-        if set(record) != expected:
-            raise VQError(
-                f"codec additive: found fields {sorted(record)}, expected {sorted(expected)}; "
-                "update comfy-vq or quantize again"
-            )
-        for field, allowed in (
-            ("codebooks", range(1, 7)),
-            ("entries", (ENTRIES,)),
-            ("group", (GROUP,)),
-            ("axes", ("out,kh,kw,in",)),
-        ):
-            if type(record[field]) not in (int, str) or record[field] not in allowed:
-                raise VQError(
-                    f"codec additive, field {field}: found {record[field]!r}, expected one of "
-                    f"{list(allowed)}; update comfy-vq or quantize again"
-                )
-        return AdditiveSpec(record["codebooks"], _rotation(record["rotation"]))
+        allowed = {"codebooks": range(1, 7), "entries": (ENTRIES,), "group": (GROUP,)}
+        check_fields(self.name, record, {**allowed, "axes": (AXES,)})
+        return AdditiveSpec(record["codebooks"], rotation_from(self.name, record["rotation"]))
 
 
-def _rotation(record: Any) -> Rotation | None:
-    if record is None:
-        return None
-    if not isinstance(record, dict) or set(record) != {"block", "seed"}:
-        raise VQError(
-            f"codec additive, field rotation: found {record!r}, expected null or block and seed; "
-            "quantize again"
+def _with_own_set(
+    coder: Coder,
+    search: BeamSearch,
+    matrix: Tensor,
+    rotation: Rotation | None,
+    *,
+    required: bool,
+    seed: int,
+) -> BeamSearch:
+    """A search on a set trained on this weight, where the gain pays for storing it.
+
+    A gain of 6.02 dB is worth one bit per weight, at the slope of the rate-distortion curve.
+    """
+    cost_db = _DB_PER_BIT * 8 * search.shared.nbytes / matrix.numel()
+    if cost_db > _LARGEST_GAIN_DB and not required:
+        return search
+    generator = torch.Generator().manual_seed(seed)
+    wanted = (_TRAINING_GROUPS + _HELD_OUT_GROUPS) * GROUP
+    rows = torch.randperm(len(matrix), generator=generator)[: -(-wanted // matrix.shape[1])]
+    groups = coder.normalized(matrix[rows.to(matrix.device)], rotation).view(-1, GROUP)
+    groups = groups[torch.randperm(len(groups), generator=generator).to(groups.device)]
+    complete = len(groups) * GROUP == matrix.numel()
+    training, held_out = groups[_HELD_OUT_GROUPS:], groups[:_HELD_OUT_GROUPS]
+    if complete and len(groups) <= _TRAINING_GROUPS:
+        training = held_out = groups
+    elif len(training) < _HELD_OUT_GROUPS:
+        return search
+    report = coder.on_progress
+    with one_thread():
+        values, every_round = search.shared.values(), None if report is None else lambda: report(0)
+        own = replace(
+            search,
+            shared=train(training, values, rounds=4, beam_width=8, every_round=every_round),
         )
-    block, seed = record["block"], record["seed"]
-    if type(block) is not int or not 2 <= block <= 1024 or block & (block - 1):
-        raise VQError(
-            f"codec additive, field rotation.block: found {block!r}, expected a power of two "
-            "from 2 to 1024; quantize again"
-        )
-    if type(seed) is not int or not 0 <= seed < 2**64:
-        raise VQError(
-            f"codec additive, field rotation.seed: found {seed!r}, expected a whole number from 0 "
-            "to 2**64 - 1; quantize again"
-        )
-    return Rotation(block, seed)
+        before, after = search.error(held_out), own.error(held_out)
+    gain_db = 10 * math.log10(before / after) if after > 0 else math.inf
+    return own if required or gain_db > cost_db else search

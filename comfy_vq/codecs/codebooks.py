@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,34 +23,38 @@ OWN = "own"
 """Name of a set that was trained on one layer, until a model names it after the layer."""
 
 _SHIPPED = Path(__file__).with_name("gaussian.safetensors")
+_TRELLIS = Path(__file__).with_name("trellis.safetensors")
 
 
-@lru_cache(maxsize=1)
-def _shipped_sets() -> dict[int, CodebookSet]:
-    if not _SHIPPED.exists():  # while they are being trained
+@cache
+def _shipped_sets(path: Path) -> dict[str, CodebookSet]:
+    if not path.exists():  # while they are being trained
         return {}
     sets = {}
-    with safe_open(_SHIPPED, "pt") as file:
+    with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
-            if name.startswith("gaussian-") and not name.endswith(".grid"):
-                codebooks = file.get_tensor(name)
-                grid = file.get_tensor(f"{name}.grid")
-                sets[len(codebooks)] = CodebookSet.from_grid(name, codebooks, grid)
+            if not name.endswith(".grid"):
+                codebooks, grid = file.get_tensor(name), file.get_tensor(f"{name}.grid")
+                sets[name] = CodebookSet.from_grid(name, codebooks, grid)
     return sets
 
 
-@lru_cache(maxsize=1)
+@cache
 def gaussian_sqnr_db() -> dict[tuple[str, int], float]:
     """SQNR in dB on held-out i.i.d. Gaussian weights, by codec and bits.
 
-    Measured by the script that trains the shipped sets and stored beside them.
+    Measured by the scripts that train the shipped sets and stored beside them.
     """
-    if not _SHIPPED.exists():
-        return {}
-    with safe_open(_SHIPPED, "pt") as file:
-        measured = file.metadata()
-    keys = (key.split() for key in measured if key != "format")
-    return {(codec, int(bits)): float(measured[f"{codec} {bits}"]) for codec, bits in keys}
+    found = {}
+    for path in (_SHIPPED, _TRELLIS):
+        if path.exists():
+            with safe_open(path, "pt") as file:
+                measured = file.metadata()
+            keys = (key.split() for key in measured if key != "format")
+            found |= {
+                (codec, int(bits)): float(measured[f"{codec} {bits}"]) for codec, bits in keys
+            }
+    return found
 
 
 def shipped_set(books: int) -> CodebookSet:
@@ -59,12 +63,31 @@ def shipped_set(books: int) -> CodebookSet:
     Raises:
         VQError: no set of that many codebooks is shipped.
     """
-    sets = _shipped_sets()
+    sets = _shipped(_SHIPPED)
+    if f"gaussian-M{books}" not in sets:
+        raise VQError(f"additive codes have 1 to {len(sets)} bits per weight, not {books}")
+    return sets[f"gaussian-M{books}"]
+
+
+def shipped_table(bits: int, window: int) -> CodebookSet:
+    """The table of ``2^window`` values of a trellis that spends ``bits`` per weight.
+
+    Raises:
+        VQError: no such table is shipped.
+    """
+    return _shipped(_TRELLIS)[table_name(bits, window)]
+
+
+def table_name(bits: int, window: int) -> str:
+    """Name of a shipped table."""
+    return f"gaussian-K{bits}-L{window}"
+
+
+def _shipped(path: Path) -> dict[str, CodebookSet]:
+    sets = _shipped_sets(path)
     if not sets:
-        raise VQError(f"{_SHIPPED}: the shipped codebook sets are missing; reinstall comfy-vq")
-    if books not in sets:
-        raise VQError(f"additive codes have 1 to {max(sets)} bits per weight, not {books}")
-    return sets[books]
+        raise VQError(f"{path}: the shipped codebook sets are missing; reinstall comfy-vq")
+    return sets
 
 
 def train(

@@ -30,19 +30,20 @@ def encode(
 
     Args:
         weight: floating point, ``[out, in]`` or ``[out, in, kh, kw]``.
-        bits: bits per weight of the codes: 1 to 6 for ``additive`` (its M), 8 for ``int8``.
+        bits: bits per weight of the codes: 1 to 6 for ``additive`` (its M), 2 to 5 for ``trellis``,
+            8 for ``int8``.
         codec: a name from ``codecs.names()``.
         effort: ``fast``, ``balanced`` or ``best``.
         importance: non-negative weight of each input column, ``[in]`` or ``[in, kh, kw]``; the
             encoder minimizes ``sum importance * (weight - decoded)^2``. None for ones.
         seed: of the rotation's signs and of sampling; the same seed gives the same result.
-        on_progress: called with the number of weights coded since the last call, at least every
-            half second; may raise to interrupt.
-        options: of the codec. ``additive``: ``rotation`` (a ``Rotation``, None or "auto"),
-            ``codebooks`` (a ``CodebookSet`` instead of the shipped one), ``own_codebooks``
-            (whether to train a set on this weight; "auto": at effort ``best``, where it pays) and
-            ``unbiased`` (row scales that shrink nothing, for layers of a network, instead of those
-            of least squared error; see ``scales.unbiased_scales``).
+        on_progress: called with the number of weights coded since the last call, every half second
+            or so; may raise to interrupt.
+        options: of the codec. ``additive`` and ``trellis``: ``rotation`` (a ``Rotation``, None or
+            "auto") and ``unbiased`` (row scales that shrink nothing, for layers of a network,
+            instead of those of least squared error; see ``scales.unbiased_scales``). ``additive``:
+            ``codebooks`` (a ``CodebookSet`` instead of the shipped one) and ``own_codebooks``
+            (whether to train a set on this weight; "auto": at effort ``best``, where it pays).
 
     Returns:
         A VQWeight whose pieces are on the weight's device.
@@ -61,8 +62,8 @@ def encode(
     if not chosen.supports(shape):
         raise VQError(
             f"found a weight of shape {list(shape)}, which codec {codec!r} does not take; expected "
-            "[out, in] or [out, in, kh, kw], nowhere 0 (additive: in a multiple of 8); leave this "
-            "layer dense"
+            "[out, in] or [out, in, kh, kw], nowhere 0 (but for int8: in a multiple of 8); "
+            "leave this layer dense"
         )
     if weight.dtype.itemsize == 1:  # float8 has no arithmetic of its own
         weight = weight.half()

@@ -62,9 +62,6 @@ class Int8:
             self.spec_for(bits, tuple(weight.shape)), tuple(weight.shape), weight.dtype, tensors
         )
 
-    def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-        return kernels.decode_int8(*self.coded(weight), dtype, out)
-
     def coded(self, weight: VQWeight) -> kernels.Int8:
         return kernels.Int8(weight.tensors["codes"], weight.tensors["scales"])
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-
 from ..errors import VQError
 from ..kernels import Coded
 from .weight import Piece, VQWeight
@@ -33,12 +30,8 @@ class Codec(Protocol):
     encode: Callable[..., VQWeight]
     """Code a checked float weight; keyword options as in ``codecs.encode``."""
 
-    def decode(self, weight: VQWeight, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-        """The coded matrix (see ``weight.to_matrix``), in ``out`` where that is given."""
-        ...
-
     def coded(self, weight: VQWeight) -> Coded:
-        """The matrix as the kernels take it."""
+        """The coded matrix (see ``weight.to_matrix``) as the kernels take it."""
         ...
 
     def pieces(self, spec: Any, shape: tuple[int, ...]) -> dict[str, Piece]:

@@ -121,9 +121,7 @@ class VQWeight:
             out: contiguous ``[rows, columns]`` of ``dtype`` (see ``matrix_shape``) to decode into;
                 the result is a view of it.
         """
-        from .registry import get
-
-        return from_matrix(get(self.codec).decode(self, dtype, out), self.shape)
+        return from_matrix(kernels.decode(self.coded(), dtype, out), self.shape)
 
     def coded(self) -> kernels.Coded:
         """As the kernels take it."""

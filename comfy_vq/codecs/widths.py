@@ -23,7 +23,11 @@ class Width:
     sqnr_db: float
 
 
-WIDTHS = tuple(Width(*key, sqnr_db) for key, sqnr_db in sorted(gaussian_sqnr_db().items()))
+WIDTHS = tuple(
+    Width(*key, sqnr_db)
+    for key, sqnr_db in sorted(gaussian_sqnr_db().items())
+    if key[0] != "trellis"
+)
 
 
 def spec_for(codec: str, bits: int, shape: tuple[int, ...], seed: int = 0) -> Any:

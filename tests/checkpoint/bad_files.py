@@ -111,6 +111,10 @@ def codec(**change: Any) -> Callable[[Path], Path]:
     return field("vq.codecs", lambda records: records["additive-2"].update(change))
 
 
+def trellis(**change: Any) -> Callable[[Path], Path]:
+    return field("vq.codecs", lambda records: records["trellis-1"].update(change))
+
+
 def layer(position: int, value: Any) -> Callable[[Path], Path]:
     def change(layers: Any) -> None:
         layers["blocks.0.q"][position] = value
@@ -301,7 +305,7 @@ FIELDS = {
     "source without a name": Case(
         field("vq.source", lambda source: source.pop("name") and None), "vq.source, field name"
     ),
-    "unknown codec": Case(codec(name="trellis"), "vq.codecs, id additive-2: .*'trellis'.*update"),
+    "unknown codec": Case(codec(name="lattice"), "vq.codecs, id additive-2: .*'lattice'.*update"),
     "newer codec": Case(codec(version=2), "field version: found 2 of codec additive.*update"),
     "codec version no number": Case(codec(version="1"), "field version: found '1'"),
     "wrong codec field": Case(codec(codebooks=9), "field codebooks: found 9"),
@@ -309,6 +313,8 @@ FIELDS = {
     "impossible rotation": Case(
         codec(rotation={"block": 48, "seed": 0}), "rotation.block: found 48"
     ),
+    "window that no trellis has": Case(trellis(window=11), "trellis-1: .*field window: found 11"),
+    "trellis of 6 bits": Case(trellis(bits=6), "trellis-1: codec trellis, field bits: found 6"),
     "unknown codec field": Case(codec(surprise=1), "found fields .*surprise"),
     "codec a number": Case(
         field("vq.codecs", lambda records: {**records, "additive-2": 5}), "id additive-2: found 5"
@@ -329,6 +335,14 @@ LAYERS = {
     "codebook set of another shape": Case(layer(3, "gaussian-M2"), r"set of shape \[3, 256, 8\]"),
     "no codebook set": Case(layer(3, None), "codebook set: found None"),
     "codebook set a number": Case(layer(3, 7), "codebook set: found 7, expected a name or null"),
+    "table of another window": Case(
+        field("vq.codecs", lambda records: records["trellis-1"].update(window=12)),
+        r"found U8 \[1, 1024, 1\] .*expected U8 \[1, 4096, 1\]",
+    ),
+    "codebook set for a trellis": Case(
+        field("vq.layers", lambda layers: layers["blocks.0.v"].__setitem__(3, "gaussian-M3")),
+        r"set of shape \[1, 1024, 1\]",
+    ),
     "layer record too short": Case(
         field("vq.layers", lambda layers: {**layers, "a": ["additive-2"]}), "layer a, .*expected .c"
     ),

@@ -24,7 +24,7 @@ def own_set(name: str) -> CodebookSet:
 
 @lru_cache(maxsize=1)
 def tiny_model() -> VQModel:
-    """Convolution and linear layers, shared and own sets, int8, dense tensors of all float dtypes."""
+    """Layers of every codec, shared and own sets, dense tensors of all float dtypes."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> torch.Tensor:
@@ -39,6 +39,7 @@ def tiny_model() -> VQModel:
         ),
         "out": codecs.encode(random(4, 20, 3, 3), 8, codec="int8"),
     }
+    layers["blocks.0.v"] = codecs.encode(random(16, 64).half(), 3, "trellis", effort="fast")
     dense = {
         "out.bias": random(4),
         "norm.weight": random(5).half(),

@@ -34,7 +34,7 @@ def test_the_example_is_what_its_command_prints(page: str) -> None:
     ).stdout
     shown = page[page.index("    " + printed.splitlines()[0]) :]
     assert places(shown) == places(printed)
-    assert len(places(shown)) == 8
+    assert len(places(shown)) == 12
 
 
 def places(text: str) -> list[tuple[str, ...]]:

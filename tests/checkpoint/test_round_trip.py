@@ -12,7 +12,7 @@ from comfy_vq.model import VQModel
 
 
 @pytest.mark.parametrize(
-    "layer", ["blocks.0.q", "blocks.0.k", "blocks.0.conv", "blocks.0.own", "out"]
+    "layer", ["blocks.0.q", "blocks.0.k", "blocks.0.v", "blocks.0.conv", "blocks.0.own", "out"]
 )
 def test_coded_layers(model: VQModel, saved: Path, layer: str) -> None:
     before, after = model.layers[layer], checkpoint.load(saved).layers[layer]
@@ -36,7 +36,8 @@ def test_dense_and_root_tensors(model: VQModel, saved: Path) -> None:
 def test_sets_are_shared_again(saved: Path) -> None:
     loaded = checkpoint.load(saved)
     assert loaded.layers["blocks.0.q"].codebooks is loaded.layers["blocks.0.k"].codebooks
-    assert sorted(loaded.codebook_sets()) == ["gaussian-M2", "gaussian-M3", "own.blocks.0"]
+    sets = ["gaussian-K3-L10", "gaussian-M2", "gaussian-M3", "own.blocks.0"]
+    assert sorted(loaded.codebook_sets()) == sets
 
 
 def test_source_and_plan(model: VQModel, saved: Path) -> None:

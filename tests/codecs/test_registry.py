@@ -5,7 +5,10 @@ from comfy_vq import codecs
 from comfy_vq.errors import VQError
 
 
-@pytest.mark.parametrize(("codec", "bits"), [("additive", 1), ("additive", 6), ("int8", 8)])
+@pytest.mark.parametrize(
+    ("codec", "bits"),
+    [("additive", 1), ("additive", 6), ("trellis", 2), ("trellis", 5), ("int8", 8)],
+)
 @pytest.mark.parametrize("shape", [(16, 128), (8, 64, 3, 3)])
 def test_declared_pieces_are_what_encode_stores(codec, bits, shape):
     coded = codecs.encode(torch.randn(shape), bits, codec)
@@ -17,9 +20,17 @@ def test_declared_pieces_are_what_encode_stores(codec, bits, shape):
     assert coded.spec == codecs.spec_for(codec, bits, shape)
 
 
-def test_records_round_trip():
-    spec = codecs.AdditiveSpec(3, codecs.Rotation(64, 7))
-    codec = codecs.get("additive")
+SPECS = [
+    codecs.AdditiveSpec(3, codecs.Rotation(64, 7)),
+    codecs.TrellisSpec(5, 10, codecs.Rotation(64, 7)),
+    codecs.TrellisSpec(2),
+    codecs.Int8Spec(),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_records_round_trip(spec):
+    codec = codecs.get(spec.codec)
     assert codec.from_record(codec.to_record(spec)) == spec
 
 
@@ -45,6 +56,32 @@ def test_bad_records_name_the_field(field, value):
         codec.from_record(record)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("bits", 1),
+        ("bits", 6),
+        ("bits", 3.0),
+        ("window", 11),
+        ("window", True),
+        ("axes", "in,out"),
+        ("rotation", {"block": 3, "seed": 0}),
+    ],
+)
+def test_bad_records_of_a_trellis_name_the_field(field, value):
+    codec = codecs.get("trellis")
+    record = codec.to_record(codecs.TrellisSpec(3)) | {field: value}
+    with pytest.raises(VQError, match=f"codec trellis, field {field}"):
+        codec.from_record(record)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_records_with_other_fields_are_refused(spec):
+    codec = codecs.get(spec.codec)
+    with pytest.raises(VQError, match=f"codec {spec.codec}: found fields .*surprise"):
+        codec.from_record(codec.to_record(spec) | {"surprise": 1})
+
+
 def test_names_are_taken_once():
     with pytest.raises(VQError, match="registered already"):
         codecs.register(codecs.get("int8"))
@@ -55,7 +92,8 @@ def test_widths_are_ordered_by_what_they_are_worth():
     assert quality == sorted(quality) and len(quality) == 6
 
 
-def test_a_rotation_that_does_not_fit_the_width_is_refused():
-    spec = codecs.AdditiveSpec(3, codecs.Rotation(128, 0))
+@pytest.mark.parametrize("kind", [codecs.AdditiveSpec, codecs.TrellisSpec])
+def test_a_rotation_that_does_not_fit_the_width_is_refused(kind):
+    spec = kind(3, rotation=codecs.Rotation(128, 0))
     with pytest.raises(VQError, match=r"rotation\.block: found 128.*width 64"):
-        codecs.get("additive").pieces(spec, (16, 64))
+        codecs.get(spec.codec).pieces(spec, (16, 64))

@@ -51,7 +51,7 @@ def test_a_graphics_card_decodes_with_triton(device):
 @pytest.mark.parametrize("books", range(1, 7))
 def test_additive(device, books, block, dtype):
     arguments = case(37, 384, books, block, dtype)
-    found = kernels.decode_additive(*on(device, arguments))
+    found = kernels.decode(*on(device, arguments))
     assert same(found, eager.decode_additive(*arguments))
 
 
@@ -61,14 +61,14 @@ def test_additive(device, books, block, dtype):
 )
 def test_any_number_of_rows_and_groups(device, rows, width, block):
     arguments = case(rows, width, 3, block, torch.float16)
-    found = kernels.decode_additive(*on(device, arguments))
+    found = kernels.decode(*on(device, arguments))
     assert same(found, eager.decode_additive(*arguments))
 
 
 @pytest.mark.parametrize("block", [64, 128])
 def test_signs_repeat_for_every_tap_of_a_convolution(device, block):
     arguments = case(24, 9 * 128, 3, block, torch.float16, period=128)
-    found = kernels.decode_additive(*on(device, arguments))
+    found = kernels.decode(*on(device, arguments))
     assert same(found, eager.decode_additive(*arguments))
 
 
@@ -85,7 +85,7 @@ def test_int8_rows(device, rows, width, dtype):
     generator = torch.Generator().manual_seed(width)
     codes = torch.randint(-127, 128, (rows, width), dtype=torch.int8, generator=generator)
     scales = torch.randn(rows, generator=generator).half()
-    found = kernels.decode_int8(codes.to(device), scales.to(device), dtype)
+    found = kernels.decode(kernels.Int8(codes.to(device), scales.to(device)), dtype)
     assert same(found, eager.decode_int8(codes, scales, dtype))
 
 
@@ -93,7 +93,7 @@ def test_int8_rows(device, rows, width, dtype):
 def test_a_buffer_is_overwritten_and_nothing_beside_it(device, block):
     arguments = case(5, 256, 3, block, torch.float16)
     whole = torch.full((7, 256), torch.nan, dtype=torch.float16, device=device)
-    found = kernels.decode_additive(*on(device, arguments), out=whole[1:6])
+    found = kernels.decode(*on(device, arguments), out=whole[1:6])
     assert found.data_ptr() == whole[1:6].data_ptr()
     assert same(whole[1:6], eager.decode_additive(*arguments))
     assert whole[0].isnan().all() and whole[6].isnan().all()
@@ -107,6 +107,6 @@ SCALES = {"zero": 0.0, "denormal": 6e-8, "largest": 65504.0}
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 def test_extreme_scales_make_no_nan(device, scale, block, dtype):
     arguments = case(4, 256, 3, block, dtype, scales=torch.full((4,), scale))
-    found = kernels.decode_additive(*on(device, arguments))
+    found = kernels.decode(*on(device, arguments))
     assert not found.isnan().any()
     assert same(found, eager.decode_additive(*arguments))

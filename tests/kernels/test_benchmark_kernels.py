@@ -30,7 +30,9 @@ def test_random_blocks_have_finite_weights():
     assert q4_k.dequantize(blocks, torch.float16).isfinite().all()
 
 
-@pytest.mark.parametrize(("bits", "codec"), [(1, "additive"), (4, "additive"), (8, "int8")])
+@pytest.mark.parametrize(
+    ("bits", "codec"), [(1, "additive"), (4, "additive"), (3, "trellis"), (8, "int8")]
+)
 def test_random_weights_keep_a_network_finite(bits, codec):
     weight = random_weight((256, 512), bits, codec)
     assert weight.decode().std() == pytest.approx(512**-0.5, rel=0.2)
@@ -45,7 +47,8 @@ def test_a_random_model_has_sdxl_s_size(monkeypatch):
 
 @pytest.mark.parametrize("operation", dispatch.OPERATIONS)
 def test_each_implementation_runs_alone(operation):
-    weight = random_weight((16, 128), *((8, "int8") if operation == "decode_int8" else (3,)))
+    codec = {"decode_int8": (8, "int8"), "decode_trellis": (3, "trellis")}
+    weight = random_weight((16, 128), *codec.get(operation, (3,)))
     before = list(dispatch._KERNELS[operation])
     call, moved = layers.decode_call(operation, weight, torch.float32)
     expected = call().clone()
@@ -77,6 +80,7 @@ def test_a_tiny_run_prints_every_table(monkeypatch, capsys):
         "| 8,160,160 |",
         "| 640 to 320 at 4x4 |",
         "| decode_additive M=3 | 320x1280 | eager |",
+        "| decode_trellis 5 bits | 320x1280 | cpu |",
         "| Q4_K | 2560x320 | eager |",
         "decode_additive does not run triton: needs a device cuda",
         "| VQ exact |",

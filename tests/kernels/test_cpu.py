@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from comfy_vq import kernels
-from comfy_vq.codecs.codebooks import shipped_set
-from comfy_vq.kernels import Additive, Rotation, cpu, eager, scratch
+from comfy_vq.codecs.codebooks import shipped_set, shipped_table
+from comfy_vq.kernels import Additive, Rotation, Trellis, cpu, eager, scratch
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -19,6 +19,14 @@ def case(rows, width, books, block=0, period=None, seed=0):
     shared = shipped_set(books)
     grid = shared.codebooks, shared.step, shared.offset
     return Additive(codes, *grid, scales, rotation, period or width)
+
+
+def trellis(rows, width, bits, block=0, period=None, window=12):
+    """Random codes and scales, a shipped table."""
+    codes, *_, scales, rotation, period = case(rows, width, bits, block, period)
+    shared = shipped_table(bits, window)
+    grid = shared.codebooks, shared.step, shared.offset
+    return Trellis(codes, *grid, scales, rotation, period)
 
 
 @pytest.fixture
@@ -41,6 +49,39 @@ def test_same_bits_as_eager(width, block, books, dtype):
     weight = case(5, width, books, block)
     found = cpu.decode_additive(weight, dtype)
     assert torch.equal(found, eager.decode_additive(weight, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [10, 12])
+@pytest.mark.parametrize("bits", range(2, 6))
+@pytest.mark.parametrize(("width", "block"), [(8, 0), (40, 0), (192, 64), (128, 128), (256, 2)])
+def test_trellis_codes_give_the_same_bits_as_eager(width, block, bits, window, dtype):
+    weight = trellis(5, width, bits, block, window=window)
+    found = cpu.decode_trellis(weight, dtype)
+    assert torch.equal(found, eager.decode_trellis(weight, dtype))
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_slices_of_a_trellis_change_nothing(small_slices, two_threads, inference):
+    weight = trellis(33, 256, 3, 128, period=128)
+    with torch.inference_mode(inference):
+        found = cpu.decode_trellis(weight, torch.bfloat16)
+    assert torch.equal(found, eager.decode_trellis(weight, torch.bfloat16))
+
+
+@pytest.mark.parametrize("offset", [0, 127, 131])
+@pytest.mark.parametrize("block", [0, 64])
+def test_tables_whose_entries_are_no_bytes(block, offset):
+    weight = trellis(3, 64, 3, block)._replace(offset=offset)
+    found = cpu.decode_trellis(weight, torch.float32)
+    assert torch.equal(found, eager.decode_trellis(weight, torch.float32))
+
+
+def test_a_trellis_without_byte_products(monkeypatch):
+    monkeypatch.setattr(cpu, "multiplies_bytes", lambda: False)
+    weight = trellis(3, 128, 3, 128)
+    found = cpu.decode_trellis(weight, torch.float16)
+    assert torch.equal(found, eager.decode_trellis(weight, torch.float16))
 
 
 @pytest.mark.parametrize("inference", [False, True])
@@ -77,12 +118,19 @@ def test_sets_whose_sums_are_no_bytes(offset):
         assert torch.equal(found, eager.decode_additive(other, torch.float32))
 
 
-@pytest.mark.parametrize("decode", [cpu.decode_additive, eager.decode_additive])
-def test_a_given_output_is_overwritten_whole(decode):
-    weight = case(5, 128, 2, 64)
+@pytest.mark.parametrize(
+    ("decode", "weight"),
+    [
+        (cpu.decode_additive, case(5, 128, 2, 64)),
+        (eager.decode_additive, case(5, 128, 2, 64)),
+        (cpu.decode_trellis, trellis(5, 128, 2, 64)),
+        (eager.decode_trellis, trellis(5, 128, 2, 64)),
+    ],
+)
+def test_a_given_output_is_overwritten_whole(decode, weight):
     out = torch.full((5, 128), torch.nan)
     assert decode(weight, torch.float32, out) is out
-    assert torch.equal(out, kernels.decode_additive(weight, torch.float32))
+    assert torch.equal(out, kernels.decode(weight, torch.float32))
 
 
 @pytest.mark.parametrize("decode", [cpu.decode_additive_int8, eager.decode_additive_int8])
@@ -98,13 +146,14 @@ def test_signed_bytes_are_the_sums_less_the_offset(decode, books):
     assert torch.equal(out, found)
 
 
-def test_codes_at_any_address_and_in_any_order():
-    weight = case(6, 64, 3, 64)
+@pytest.mark.parametrize("weight", [case(6, 64, 3, 64), trellis(6, 64, 3, 64)])
+def test_codes_at_any_address_and_in_any_order(weight):
     codes, codebooks = weight.codes, weight.codebooks
-    expected = eager.decode_additive(weight, torch.float32)
+    decode = "decode_trellis" if isinstance(weight, Trellis) else "decode_additive"
+    expected = getattr(eager, decode)(weight, torch.float32)
     odd = torch.cat((torch.zeros(1, dtype=torch.uint8), codebooks.flatten()))[1:]
     strided = torch.stack((codes, codes), 1)[:, 0]
     assert odd.data_ptr() % 8 and not strided.is_contiguous()
     moved = weight._replace(codes=strided, codebooks=odd.view(codebooks.shape))
-    found = cpu.decode_additive(moved, torch.float32)
+    found = getattr(cpu, decode)(moved, torch.float32)
     assert torch.equal(found, expected)

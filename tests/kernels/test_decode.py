@@ -11,7 +11,7 @@ def coded(rows, columns, books=3):
 
 def decode(weight, dtype=torch.float32, codes=None):
     stored = weight.coded()
-    return kernels.decode_additive(stored if codes is None else stored._replace(codes=codes), dtype)
+    return kernels.decode(stored if codes is None else stored._replace(codes=codes), dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

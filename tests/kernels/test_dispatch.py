@@ -36,7 +36,7 @@ def launches(monkeypatch):
 
 
 def decode(dtype=torch.float32):
-    return kernels.decode_int8(CODES, SCALES, dtype)
+    return kernels.decode(kernels.Int8(CODES, SCALES), dtype)
 
 
 def expected():

@@ -10,26 +10,30 @@ import torch.nn.functional as F
 from torch import nn
 from torch._dynamo.utils import counters
 
-from comfy_vq import codecs, compute, kernels
-from comfy_vq.kernels import Additive, Rotation, dispatch, eager, library, scratch
+from comfy_vq import codecs, compute
+from comfy_vq.kernels import Additive, Int8, Rotation, Trellis, dispatch, eager, library, scratch
 
 SEEDS = [0, 1, 2**63 - 1, 2**63, 2**64 - 1]
 
 
-def additive(rows=5, width=128, books=3, block=128, period=None, seed=2**64 - 1):
+def on_grid(kind, rows=5, width=128, bits=3, block=128, period=None, seed=2**64 - 1):
     """A random weight."""
-    generator = torch.Generator().manual_seed(rows * width + books)
-    codes = torch.randint(256, (rows, width // 8, books), dtype=torch.uint8, generator=generator)
-    tables = torch.randint(256, (books, 256, 8), dtype=torch.uint8, generator=generator)
+    generator = torch.Generator().manual_seed(rows * width + bits)
+    codes = torch.randint(256, (rows, width // 8, bits), dtype=torch.uint8, generator=generator)
+    set_shape = (bits, 256, 8) if kind is Additive else (1, 1024, 1)
+    tables = torch.randint(256, set_shape, dtype=torch.uint8, generator=generator)
     scales = torch.randn(rows, generator=generator).half()
     rotation = Rotation(block, seed) if block else None
-    return Additive(codes, tables, 0.0123, 131, scales, rotation, period or width)
+    return kind(codes, tables, 0.0123, 131, scales, rotation, period or width)
+
+
+additive = partial(on_grid, Additive)
 
 
 def int8(rows=5, width=24):
     generator = torch.Generator().manual_seed(rows * width)
     codes = torch.randint(-127, 128, (rows, width), dtype=torch.int8, generator=generator)
-    return codes, torch.randn(rows, generator=generator).half()
+    return Int8(codes, torch.randn(rows, generator=generator).half())
 
 
 @pytest.fixture
@@ -37,13 +41,13 @@ def compiling(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
 
 
-def arguments_of_the_operator(monkeypatch, *arguments):
-    """What ``decode_additive`` hands to torch."""
+def arguments_of_the_operator(monkeypatch, operator, *arguments):
+    """What ``decode`` hands to torch."""
     seen = []
     with monkeypatch.context() as patched:
         patched.setattr(torch.compiler, "is_compiling", lambda: True)
-        patched.setattr(torch.ops.comfy_vq, "decode_additive", lambda *found: seen.append(found))
-        library.decode_additive(*arguments)
+        patched.setattr(torch.ops.comfy_vq, operator, lambda *found: seen.append(found))
+        library.decode(*arguments)
     return seen[0]
 
 
@@ -56,12 +60,16 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("books", [1, 2, 3, 4])
-def test_torch_finds_no_fault_with_decode_additive(shape, books, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [*((Additive, books) for books in (1, 2, 3, 4)), *((Trellis, bits) for bits in (2, 3, 5))],
+)
+def test_torch_finds_no_fault_with_what_decodes(shape, kind, bits, monkeypatch):
+    operator = "decode_trellis" if kind is Trellis else "decode_additive"
     arguments = arguments_of_the_operator(
-        monkeypatch, additive(books=books, **shape), torch.float16
+        monkeypatch, operator, on_grid(kind, bits=bits, **shape), torch.float16
     )
-    torch.library.opcheck(torch.ops.comfy_vq.decode_additive.default, arguments)
+    torch.library.opcheck(getattr(torch.ops.comfy_vq, operator).default, arguments)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 24), (33, 128)], ids=str)
@@ -73,18 +81,18 @@ def test_torch_finds_no_fault_with_decode_int8(shape, dtype):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_they_decode_as_the_reference(shape, dtype, compiling):
-    weight = additive(**shape)
-    expected = eager.decode_additive(weight, dtype)
-    assert torch.equal(library.decode_additive(weight, dtype), expected)
-    assert torch.equal(library.decode_int8(*int8(), dtype), eager.decode_int8(*int8(), dtype))
+    sums, paths = additive(**shape), on_grid(Trellis, **shape)
+    assert torch.equal(library.decode(sums, dtype), eager.decode_additive(sums, dtype))
+    assert torch.equal(library.decode(paths, dtype), eager.decode_trellis(paths, dtype))
+    assert torch.equal(library.decode(int8(), dtype), eager.decode_int8(*int8(), dtype))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_schema_holds_every_seed(seed, compiling):
     assert -(2**63) <= library.signed(seed) < 2**63
     weight = additive(seed=seed)
-    expected = kernels.decode_additive(weight, torch.float32)
-    assert torch.equal(library.decode_additive(weight, torch.float32), expected)
+    expected = eager.decode_additive(weight, torch.float32)
+    assert torch.equal(library.decode(weight, torch.float32), expected)
 
 
 def test_different_seeds_stay_different():
@@ -92,18 +100,18 @@ def test_different_seeds_stay_different():
 
 
 def test_the_kernel_is_chosen_when_the_code_runs(monkeypatch):
-    compiled = torch.compile(library.decode_additive, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(library.decode, backend="aot_eager", fullgraph=True)
     weight = additive()
     compiled(weight, torch.float32)
     marked = torch.full((5, 128), 7.0)
-    monkeypatch.setattr(dispatch, "decode_additive", lambda *_: marked.clone())
+    monkeypatch.setattr(dispatch, "decode", lambda *_: marked.clone())
     assert torch.equal(compiled(weight, torch.float32), marked)
 
 
 def test_results_are_memory_of_their_own(compiling):
     weight = additive()
     room = scratch.scratch(5, 128, torch.float32, torch.device("cpu"))
-    found = [library.decode_additive(weight, torch.float32) for _ in range(2)]
+    found = [library.decode(weight, torch.float32) for _ in range(2)]
     kept = found[0].clone()
     room.fill_(7)
     found[1].fill_(7)
@@ -119,18 +127,22 @@ def test_another_copy_of_the_package_does_not_register_again(run):
         raise AssertionError("the first copy's runs")
 
     library._register(again, schema, wrong, wrong)
-    decode = torch.ops.comfy_vq.decode_int8
+    decode = lambda weight, dtype: torch.ops.comfy_vq.decode_int8(*weight, dtype)
     if run == "compiled":
-        decode = torch.compile(library.decode_int8, backend="aot_eager", fullgraph=True)
+        decode = torch.compile(library.decode, backend="aot_eager", fullgraph=True)
     expected = eager.decode_int8(*int8(), torch.float32)
-    assert torch.equal(decode(*int8(), torch.float32), expected)
+    assert torch.equal(decode(int8(), torch.float32), expected)
 
 
 def weights():
     """Of every kind, with and without a rotation."""
     generator = torch.Generator().manual_seed(0)
-    for bits, shape in ((2, (64, 24)), (3, (128, 64)), (8, (128, 128)), (4, (24, 128))):
-        codec = "int8" if bits == 8 else "additive"
+    for bits, codec, shape in (
+        (2, "additive", (64, 24)),
+        (3, "trellis", (128, 64)),
+        (8, "int8", (128, 128)),
+        (4, "additive", (24, 128)),
+    ):
         weight = torch.randn(shape, generator=generator) / shape[1] ** 0.5
         yield codecs.encode(weight, bits, codec, effort="fast")
 
@@ -200,8 +212,7 @@ def test_compiled_code_holds_one_dense_weight_at_a_time(backend, fresh, monkeypa
         most.append(len(alive))
         return weight
 
-    for name in ("decode_additive", "decode_int8"):
-        monkeypatch.setattr(dispatch, name, partial(watched, getattr(dispatch, name)))
+    monkeypatch.setattr(dispatch, "decode", partial(watched, dispatch.decode))
     compiled = torch.compile(Chain(), backend=backend, fullgraph=True)
     with torch.inference_mode():
         compiled(pictures())

@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from comfy_vq.kernels import Additive, Rotation, eager, scratch
+from comfy_vq.kernels import Additive, Rotation, Trellis, eager, scratch
 
 CPU = torch.device("cpu")
 
@@ -81,14 +81,23 @@ class Living(TorchDispatchMode):
         self.now -= nbytes
 
 
-@pytest.mark.parametrize("books", [3, 6])
-def test_plain_pytorch_decodes_in_16_mib_beside_the_buffer(books):
-    codes = torch.zeros(2048, 160, books, dtype=torch.uint8)
-    tables = torch.zeros(books, 256, 8, dtype=torch.uint8)
+@pytest.mark.parametrize(
+    ("kind", "bits", "set_shape"),
+    [
+        (Additive, 3, (3, 256, 8)),
+        (Additive, 6, (6, 256, 8)),
+        (Trellis, 3, (1, 4096, 1)),
+        (Trellis, 5, (1, 4096, 1)),
+    ],
+)
+def test_plain_pytorch_decodes_in_16_mib_beside_the_buffer(kind, bits, set_shape):
+    codes = torch.zeros(2048, 160, bits, dtype=torch.uint8)
+    tables = torch.zeros(set_shape, dtype=torch.uint8)
     out = torch.empty(2048, 1280, dtype=torch.float16)
     rotation, scales = Rotation(128, 0), torch.ones(2048).half()
     with Living() as living:
-        weight = Additive(codes, tables, 0.01, 0, scales, rotation, 1280)
-        eager.decode_additive(weight, torch.float16, out)
+        weight = kind(codes, tables, 0.01, 0, scales, rotation, 1280)
+        decode = eager.decode_trellis if kind is Trellis else eager.decode_additive
+        decode(weight, torch.float16, out)
     assert 4 * eager._SLICE < living.most <= 16 << 20
     assert scratch.LIMIT + (16 << 20) <= 64 << 20

@@ -1,0 +1,120 @@
+"""Trellis-coded quantization: each weight is named by a window of bits that overlaps its neighbours'.
+
+The method of QTIP (arXiv 2406.11235) with a bit shift for a trellis and a table of values. At k bits
+per weight a window of L bits chooses among 2^L values where k alone choose among 2^k; the price is
+that successive choices are not free, so that encoding is a search for a whole row's best path. The
+table, integers on one grid, is shared between layers as the codebooks of ``additive`` are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..errors import VQError
+from ..kernels import Rotation
+from . import viterbi
+from .codebooks import shipped_table
+from .encoder import EFFORTS, Coder
+from .on_grid import AXES, OnGrid, usual_rotation
+from .records import check_fields, rotation_from, rotation_record
+from .registry import OnProgress
+from .weight import CodebookSet, VQWeight, to_matrix
+
+BITS = range(2, 6)
+WINDOWS = (10, 12)
+_CPU_SLAB, _SLAB = 1 << 16, 1 << 22
+"""Weights that are searched at a time: by a thread of a CPU, or elsewhere."""
+_LEAST_ROWS = 8
+"""Fewer at a time make every step cost more for what surrounds it than for itself."""
+
+
+@dataclass(frozen=True)
+class TrellisSpec:
+    """How a weight was coded.
+
+    Attributes:
+        bits: k, per weight of the codes.
+        window: L, bits that choose a value.
+        rotation: block-Hadamard rotation along the input, or None.
+    """
+
+    codec: ClassVar[str] = "trellis"
+    bits: int
+    window: int = 12
+    rotation: Rotation | None = None
+
+
+@dataclass(frozen=True)
+class ViterbiSearch:
+    """A ``Search`` of paths.
+
+    Attributes:
+        shared: the table, codebooks ``[1, 2^L, 1]``.
+        bits: k.
+    """
+
+    shared: CodebookSet
+    bits: int
+    kind = kernels.Trellis
+
+    def slab(self, columns: int, device: torch.device) -> int:
+        return max(_LEAST_ROWS, (_CPU_SLAB if device.type == "cpu" else _SLAB) // columns)
+
+    def codes(self, unit: Tensor, importance: Tensor | None) -> Tensor:
+        return viterbi.search(unit, self.shared.values().flatten(), self.bits, importance)
+
+
+class Trellis(OnGrid):
+    """The whole number of a weight is the entry that its window names."""
+
+    name = "trellis"
+    kind = kernels.Trellis
+
+    def spec_for(self, bits: int, shape: tuple[int, ...], seed: int = 0) -> TrellisSpec:
+        """That of efforts ``balanced`` and ``best``; ``fast`` takes windows of 10 bits."""
+        if bits not in BITS:
+            raise VQError(f"trellis codes have 2 to 5 bits per weight, not {bits}")
+        return TrellisSpec(bits, rotation=usual_rotation(shape, seed))
+
+    def encode(
+        self,
+        weight: Tensor,
+        *,
+        bits: int = 3,
+        effort: str = "balanced",
+        importance: Tensor | None = None,
+        seed: int = 0,
+        rotation: Rotation | None | Literal["auto"] = "auto",
+        unbiased: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> VQWeight:
+        """Code a weight; see ``codecs.encode``."""
+        shape, tries = tuple(weight.shape), EFFORTS[effort]
+        matrix, spec = to_matrix(weight), self.spec_for(bits, shape, seed)
+        shared = shipped_table(bits, tries.window)
+        search = ViterbiSearch(shared.to(weight.device), bits)
+        coder = Coder(shape[1], search, importance, tries.passes, on_progress, unbiased)
+        turned = coder.rotation(rotation, spec.rotation, matrix)
+        spec = replace(spec, window=tries.window, rotation=turned)
+        return VQWeight(spec, shape, weight.dtype, coder.code(matrix, turned), search.shared)
+
+    def codebook_shape(self, spec: TrellisSpec) -> tuple[int, ...]:
+        return (1, 1 << spec.window, 1)
+
+    def to_record(self, spec: TrellisSpec) -> dict[str, Any]:
+        return {
+            "bits": spec.bits,
+            "window": spec.window,
+            "axes": AXES,
+            "rotation": rotation_record(spec.rotation),
+        }
+
+    def from_record(self, record: dict[str, Any]) -> TrellisSpec:
+        check_fields(self.name, record, {"bits": BITS, "window": WINDOWS, "axes": (AXES,)})
+        rotation = rotation_from(self.name, record["rotation"])
+        return TrellisSpec(record["bits"], record["window"], rotation)
