@@ -58,7 +58,7 @@ def test_conv2d(geometry, memory):
     groups = geometry.get("groups", 1)
     weight, bias = coded(12, 16 // groups, 3, 3), gaussian(12)
     input = gaussian(2, 16, 9, 7, seed=1).contiguous(memory_format=memory)
-    found = compute.conv2d(
+    found = compute.convolution(
         lambda x, w, b: F.conv2d(x, w, b, **geometry), input, weight, bias, groups
     )
     expected = F.conv2d(input, weight.decode().contiguous(), bias, **geometry)

@@ -118,12 +118,23 @@ def random_codes(source: ModelSource, dtype: torch.dtype = torch.float32) -> VQM
 def _with_lora(
     name: str, decoded: ModelPatcher, coded: ModelPatcher, without: Tensor
 ) -> tuple[float, float]:
-    lora = low_rank_lora(decoded)
+    lora = spread(low_rank_lora(decoded, layers=10**6))
     expected_model, _ = comfy.sd.load_lora_for_models(decoded, None, lora, 0.8, 0)
     model, _ = comfy.sd.load_lora_for_models(coded, None, lora, 0.8, 0)
     assert len(model.patches) == len(expected_model.patches) > 0
     expected = sample(expected_model, name)
     return relative_l2(expected, sample(model, name)), relative_l2(without, expected)
+
+
+def spread(lora: Mapping[str, Tensor], layers: int = 8) -> dict[str, Tensor]:
+    """Some layers of a LoRA, from the first to the last; those at the start may do nothing."""
+    names = sorted({key.split(".lora_")[0].removesuffix(".alpha") for key in lora})
+    chosen = {names[round(i * (len(names) - 1) / (layers - 1))] for i in range(layers)}
+    return {
+        key: tensor
+        for key, tensor in lora.items()
+        if key.split(".lora_")[0].removesuffix(".alpha") in chosen
+    }
 
 
 def _left_dense(model: ModelPatcher) -> dict[str, int]:
