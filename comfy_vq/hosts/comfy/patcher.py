@@ -8,7 +8,6 @@ merge, ...) is done each time it is decoded, as the host does where memory is sh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
