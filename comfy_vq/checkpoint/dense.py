@@ -51,7 +51,7 @@ _NO_LAYER = re.compile(
     r"(^|\.)("
     # embeddings
     r"label_emb|style_embedder|cond_type_embedding|embed_image_indicator|trainable_cond_mask"
-    r"|lyric_embs|llm_adapter\.embed|embed_tokens|visual\.pos_embed"
+    r"|lyric_embs|llm_adapter\.embed|language_model\.embed_tokens|visual\.pos_embed"
     # parameters of modules of the host's own: routers of experts, Fourier features, a motion encoder
     r"|ff_i\.gate|moe\.gate|timestep_features|motion_encoder\.(enc|dec)\..+"
     # transposed convolutions

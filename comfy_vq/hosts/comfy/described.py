@@ -86,8 +86,10 @@ def with_config(
 
 
 def _agrees(found: Any, config: Any) -> bool:
-    numbers = config.unet_config
-    same = all(found.unet_config.get(key) == numbers[key] for key in numbers if key != "dtype")
+    # What a class stands for, some of the host's models take out of their config once they know.
+    own = {"dtype", *type(config).unet_config}
+    numbers = {key: value for key, value in config.unet_config.items() if key not in own}
+    same = all(found.unet_config.get(key) == value for key, value in numbers.items())
     return type(found) is type(config) and same
 
 

@@ -88,7 +88,7 @@ def _wan() -> nn.Module:
 
 FAMILIES = {
     "sd15": Family(_sd15, "BaseModel", (1, 4, 8, 8), 768),
-    "sd3": Family(_sd3, "SD3", (1, 16, 8, 8), 4096, 2048),
-    "flux": Family(_flux, "Flux", (1, 16, 8, 8), 64, 768),
-    "wan": Family(_wan, "WAN21", (1, 16, 1, 8, 8), 4096),
+    "sd3": Family(_sd3, "SD3", (1, 16, 8, 8), 4096, 2048, known_as="sd3"),
+    "flux": Family(_flux, "Flux", (1, 16, 8, 8), 64, 768, known_as="flux"),
+    "wan": Family(_wan, "WAN21", (1, 16, 1, 8, 8), 4096, known_as="wan"),
 }

@@ -37,7 +37,9 @@ class Family:
         adjust: changes random weights where detection looks at values.
         prefix: that the checkpoint's keys have before the names of the host.
         model: the entry of ``comfy.supported_models``; empty for those of every version.
-        known_as: what the rules of plans call it.
+        known_as: what the rules of plans call a real model of this family.
+        full: builds the bare diffusion model at its real size, on meta; None where nothing in this
+            small one is told otherwise than in a real one.
     """
 
     build: Callable[[], nn.Module]
@@ -55,6 +57,7 @@ class Family:
     prefix: str = ""
     model: str = ""
     known_as: str = ""
+    full: Callable[[], nn.Module] | None = None
 
     @property
     def missing(self) -> str:
@@ -124,9 +127,11 @@ def hosted(
         model: the entry of ``comfy.supported_models``.
         config: what detection finds in the checkpoint of such a model.
         device: to build on; not meta for those that compute while they are built.
-        options: see ``Family``.
+        options: see ``Family``, but ``full`` is a config as detection finds it in a real model. By
+            default it is ``config`` where there are smaller numbers.
     """
     if "smaller" in options:
+        options.setdefault("full", config)
         # Of other sizes than the real ones, detection may leave out what it writes down for those.
         options["smaller"] = {**config, **options["smaller"]}
 
@@ -134,6 +139,8 @@ def hosted(
         found, beside = options.get("smaller", config), options.get("root", {})
         return build_hosted(model, found, beside, device)
 
+    if (full := options.pop("full", None)) is not None:
+        options["full"] = lambda: build_hosted(model, full, options.get("root", {}), device)
     return Family(build, host_class, latent, context, pooled, model=model, **options)
 
 

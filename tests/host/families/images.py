@@ -253,6 +253,7 @@ FAMILIES: dict[str, Family] = {
         tokens=77,
         extra={"conditioning_mt5xl": (1, 256, 2048)},
         given=_MASKS,
+        full={"image_model": "hydit", "depth": 40, "hidden_size": 1408, "mlp_ratio": 4.3637},
         known_as="hunyuan-dit",
     ),
     "hunyuan-dit-1.0": hosted(
@@ -445,7 +446,7 @@ FAMILIES: dict[str, Family] = {
         "JoyImage",
         (1, 16, 1, 8, 8),
         4096,
-        known_as="hunyuan-video",
+        known_as="dit",
     ),
     "ideogram4": hosted(
         "Ideogram4",
@@ -478,7 +479,7 @@ FAMILIES: dict[str, Family] = {
         "Krea2",
         (1, 16, 1, 8, 8),
         640,
-        known_as="dit",
+        known_as="generic",
     ),
     "ernie-image": hosted(
         "ErnieImage",
@@ -544,6 +545,6 @@ FAMILIES: dict[str, Family] = {
                 "num_position_embeddings": 64,
             },
         },
-        known_as="dit",
+        known_as="generic",
     ),
 }

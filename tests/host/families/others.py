@@ -128,6 +128,7 @@ FAMILIES: dict[str, Family] = {
         1024,
         extra={"conditioning_lyrics": (1, 8, 1024)},
         smaller={"fsq_dim": 256},
+        full=None,
         device="cpu",
         known_as="ace-step",
     ),
@@ -200,7 +201,7 @@ FAMILIES: dict[str, Family] = {
             "num_blocks": 2,
             "num_refiner_blocks": 1,
         },
-        known_as="dit",
+        known_as="generic",
     ),
     "pixeldit": hosted(
         "PixelDiTT2I",
@@ -210,7 +211,7 @@ FAMILIES: dict[str, Family] = {
         64,
         smaller=_PIXELS,
         prefix="core.",
-        known_as="dit",
+        known_as="generic",
     ),
     "pid": hosted(
         "PiD",
@@ -227,6 +228,6 @@ FAMILIES: dict[str, Family] = {
         extra={"lq_latent": (1, 16, 1, 1)},
         given={"degrade_sigma": torch.tensor([0.1])},
         smaller={**_PIXELS, "lq_hidden_dim": 64, "lq_num_res_blocks": 1},
-        known_as="dit",
+        known_as="generic",
     ),
 }

@@ -19,11 +19,12 @@ def unet_config(
     base: int = 320,
     channels: int = 4,
     levels: int = 1,
+    widths: Sequence[int] | None = None,
     output_depth: Sequence[int] | None = None,
     middle: int = -2,
     **options: Any,
 ) -> dict[str, Any]:
-    """What detection finds in a UNet whose levels are all equally wide."""
+    """What detection finds in a UNet, whose levels are all equally wide unless ``widths`` says so."""
     blocks = len(depth) // levels
     return {
         "image_size": 32,
@@ -34,7 +35,7 @@ def unet_config(
         "out_channels": 4,
         "model_channels": base,
         "num_res_blocks": [blocks] * levels,
-        "channel_mult": [1] * levels,
+        "channel_mult": list(widths or [1] * levels),
         "transformer_depth": list(depth),
         "transformer_depth_output": list(output_depth or [0] * (len(depth) + levels)),
         "transformer_depth_middle": middle,
@@ -64,6 +65,19 @@ _TEMPORAL = {
 _SVD_DEPTH = [1, 1, 1, 1, 1, 1, 0, 0]
 _SDXL_DEPTH = [0, 0, 2, 2, 10, 10]
 _LATENT = (1, 4, 8, 8)
+_FOUR = {"levels": 4, "widths": (1, 2, 4, 4), "middle": 1, "output_depth": [*[1] * 9, 0, 0, 0]}
+_SDXL = {
+    "levels": 3,
+    "widths": (1, 2, 4),
+    "middle": 10,
+    "output_depth": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+}
+_REFINER = {
+    "levels": 4,
+    "widths": (1, 2, 4, 4),
+    "middle": 4,
+    "output_depth": [0, 0, 0, 4, 4, 4, 4, 4, 4, 0, 0, 0],
+}
 _V_LAYER = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 
 
@@ -72,38 +86,65 @@ def _noisy_bias(weights: Weights) -> None:
     weights[_V_LAYER] = (weights[_V_LAYER] - 1) * 3
 
 
-def _sdxl(depth: Sequence[int], levels: int, model: str, host_class: str = "SDXL", **options: Any):
-    config = unet_config(depth, 2048, levels=levels, **_classes(2816), **options)
-    return hosted(model, config, host_class, _LATENT, 2048, 1280, known_as="sdxl")
+def _sdxl(
+    depth: Sequence[int],
+    model: str,
+    host_class: str = "SDXL",
+    known_as: str = "sdxl",
+    channels: int = 4,
+    **options: Any,
+) -> Family:
+    config = unet_config(depth, 2048, channels=channels, levels=3, **_classes(2816))
+    return hosted(model, config, host_class, _LATENT, 2048, 1280, known_as=known_as, **options)
 
 
-def _svd(model: str, host_class: str, adm: int) -> Family:
-    config = unet_config(_SVD_DEPTH, 1024, channels=8, levels=4, **_classes(adm), **_TEMPORAL)
-    return hosted(model, config, host_class, (2, 4, 8, 8), 1024, tokens=1, known_as="svd")
+def _full_sdxl(channels: int = 4) -> dict[str, Any]:
+    return unet_config(_SDXL_DEPTH, 2048, channels=channels, **_SDXL, **_classes(2816))
+
+
+def _sd(
+    model: str,
+    context: int,
+    host_class: str = "BaseModel",
+    channels: int = 4,
+    adm: int = 0,
+    known_as: str = "",
+    **options: Any,
+) -> Family:
+    """A relative of Stable Diffusion 1 or 2: one block here, four levels at its real size."""
+    more = {"channels": channels, **(_classes(adm) if adm else {})}
+    return hosted(
+        model,
+        unet_config([1], context, **more),
+        host_class,
+        _LATENT,
+        context,
+        full=unet_config(_SVD_DEPTH, context, **_FOUR, **more),
+        known_as=known_as or ("sd15" if context == 768 else "sd2"),
+        **options,
+    )
+
+
+def _svd(model: str, adm: int) -> Family:
+    def config(**sizes: Any) -> dict[str, Any]:
+        return unet_config(_SVD_DEPTH, 1024, channels=8, **sizes, **_classes(adm), **_TEMPORAL)
+
+    latent = (2, 4, 8, 8)
+    small, full = config(levels=4), config(**_FOUR)
+    return hosted(model, small, model, latent, 1024, tokens=1, full=full, known_as="svd")
 
 
 FAMILIES: dict[str, Family] = {
-    "sd15-inpaint": hosted(
-        "SD15", unet_config([1], 768, channels=9), "BaseModel", _LATENT, 768, known_as="unet"
-    ),
-    "sd15-instruct-pix2pix": hosted(
-        "SD15_instructpix2pix",
-        unet_config([1], 768, channels=8),
-        "SD15_instructpix2pix",
-        _LATENT,
-        768,
-        known_as="unet",
-    ),
-    "zero123": hosted(
+    "sd15-inpaint": _sd("SD15", 768, channels=9),
+    "sd15-instruct-pix2pix": _sd("SD15_instructpix2pix", 768, "SD15_instructpix2pix", channels=8),
+    "zero123": _sd(
         "Stable_Zero123",
-        unet_config([1], 768, channels=8),
-        "Stable_Zero123",
-        _LATENT,
         768,
+        "Stable_Zero123",
+        channels=8,
         root={"cc_projection.weight": (768, 772), "cc_projection.bias": (768,)},
-        known_as="unet",
     ),
-    "sd2": hosted("SD20", unet_config([1], 1024), "BaseModel", _LATENT, 1024, known_as="unet"),
+    "sd2": _sd("SD20", 1024),
     "sd2-v": hosted(
         "SD20",
         unet_config([1, *[0] * 10], 1024, output_depth=[1, *[0] * 11]),
@@ -113,28 +154,10 @@ FAMILIES: dict[str, Family] = {
         adjust=_noisy_bias,
         known_as="sd2",
     ),
-    "sd2-inpaint": hosted(
-        "SD20", unet_config([1], 1024, channels=9), "BaseModel", _LATENT, 1024, known_as="unet"
-    ),
-    "sd2-unclip-l": hosted(
-        "SD21UnclipL",
-        unet_config([1], 1024, **_classes(1536)),
-        "SD21UNCLIP",
-        _LATENT,
-        1024,
-        known_as="unet",
-    ),
-    "sd2-unclip-h": hosted(
-        "SD21UnclipH",
-        unet_config([1], 1024, **_classes(2048)),
-        "SD21UNCLIP",
-        _LATENT,
-        1024,
-        known_as="unet",
-    ),
-    "lotus": hosted(
-        "LotusD", unet_config([1], 1024, **_classes(4)), "Lotus", _LATENT, 1024, known_as="unet"
-    ),
+    "sd2-inpaint": _sd("SD20", 1024, channels=9),
+    "sd2-unclip-l": _sd("SD21UnclipL", 1024, "SD21UNCLIP", adm=1536, known_as="unet"),
+    "sd2-unclip-h": _sd("SD21UnclipH", 1024, "SD21UNCLIP", adm=2048, known_as="unet"),
+    "lotus": _sd("LotusD", 1024, "Lotus", adm=4, known_as="unet"),
     "sd-x4-upscaler": hosted(
         "SD_X4Upscaler",
         unet_config([0, 0, 0, 1], 1024, base=256, channels=7, levels=4),
@@ -143,10 +166,14 @@ FAMILIES: dict[str, Family] = {
         1024,
         known_as="unet",
     ),
-    "sdxl": _sdxl(_SDXL_DEPTH, 3, "SDXL"),
-    "sdxl-inpaint": _sdxl(_SDXL_DEPTH, 3, "SDXL", channels=9),
+    "sdxl": _sdxl(_SDXL_DEPTH, "SDXL", full=_full_sdxl()),
+    "sdxl-inpaint": _sdxl(_SDXL_DEPTH, "SDXL", channels=9, full=_full_sdxl(9)),
     "sdxl-instruct-pix2pix": _sdxl(
-        _SDXL_DEPTH, 3, "SDXL_instructpix2pix", "SDXL_instructpix2pix", channels=8
+        _SDXL_DEPTH,
+        "SDXL_instructpix2pix",
+        "SDXL_instructpix2pix",
+        channels=8,
+        full=_full_sdxl(8),
     ),
     "sdxl-refiner": hosted(
         "SDXLRefiner",
@@ -155,15 +182,16 @@ FAMILIES: dict[str, Family] = {
         _LATENT,
         1280,
         1280,
+        full=unet_config([0, 0, 4, 4, 4, 4, 0, 0], 1280, base=384, **_REFINER, **_classes(2560)),
         known_as="sdxl-refiner",
     ),
-    "ssd-1b": _sdxl([0, 0, 2, 2, 4, 4], 3, "SSD1B"),
-    "segmind-vega": _sdxl([0, 0, 1, 1, 2, 2], 3, "Segmind_Vega"),
-    "koala-700m": _sdxl([0, 2, 5], 3, "KOALA_700M"),
-    "koala-1b": _sdxl([0, 2, 6], 3, "KOALA_1B"),
-    "svd": _svd("SVD_img2vid", "SVD_img2vid", 768),
-    "sv3d-u": _svd("SV3D_u", "SV3D_u", 256),
-    "sv3d-p": _svd("SV3D_p", "SV3D_p", 1280),
+    "ssd-1b": _sdxl([0, 0, 2, 2, 4, 4], "SSD1B"),
+    "segmind-vega": _sdxl([0, 0, 1, 1, 2, 2], "Segmind_Vega"),
+    "koala-700m": _sdxl([0, 2, 5], "KOALA_700M", known_as="unet"),
+    "koala-1b": _sdxl([0, 2, 6], "KOALA_1B", known_as="unet"),
+    "svd": _svd("SVD_img2vid", 768),
+    "sv3d-u": _svd("SV3D_u", 256),
+    "sv3d-p": _svd("SV3D_p", 1280),
     "stable-cascade-c": hosted(
         "Stable_Cascade_C",
         {"stable_cascade_stage": "c", "c_cond": 2048},

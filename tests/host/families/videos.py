@@ -399,7 +399,7 @@ FAMILIES: dict[str, Family] = {
         5120,
         extra={"condition": (1, 17, 2, 8, 8)},
         smaller={"vid_dim": 128, "heads": 1},
-        known_as="dit",
+        known_as="generic",
     ),
     "kandinsky5": hosted(
         "Kandinsky5",
