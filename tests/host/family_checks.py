@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from comfy_vq import checkpoint
 from comfy_vq.hosts.comfy.layout import is_coded
 from comfy_vq.hosts.comfy.loader import InMemory, load, load_file, origin_of
 from comfy_vq.hosts.comfy.quantizing import quantize_model
-from comfy_vq.hosts.comfy.source import ModelSource, held_weights
+from comfy_vq.hosts.comfy.source import HeldWeight, ModelSource, held_weights
 from comfy_vq.model import VQModel
 from comfy_vq.plan import detect_family
 from host.families import ALL_FAMILIES, beside_weights, random_weight, tiny_state_dict
@@ -80,13 +80,14 @@ def check(name: str, folder: Path, *, quantized: bool) -> Outcome:
         expected = sample(decoded, name)
         sampled = relative_l2(expected, sample(loaded, name))
         adapted, effect = _with_lora(name, decoded, loaded, expected)
+    held = held_weights(loaded.model.diffusion_model)
     return Outcome(
         name,
         type(loaded.model).__name__,
         detect_family({key: source.shape(key) for key in source.keys()}),  # noqa: SIM118
         vq.numel,
         (len(vq.layers), sum(weight.numel for weight in vq.layers.values())),
-        _left_dense(loaded),
+        left_dense(w for w in held if not is_coded(w.tensor)),
         BITS if quantized else None,
         vq.bits_per_weight,
         sampled,
@@ -137,12 +138,11 @@ def spread(lora: Mapping[str, Tensor], layers: int = 8) -> dict[str, Tensor]:
     }
 
 
-def _left_dense(model: ModelPatcher) -> dict[str, int]:
-    """Weights that are not coded, by kind; what has one dimension is of no account."""
+def left_dense(weights: Iterable[HeldWeight]) -> dict[str, int]:
+    """Numbers of weights by the kind of what holds them; those of one dimension are of no account."""
     found: Counter[str] = Counter()
-    for held in held_weights(model.model.diffusion_model):
-        if held.tensor.ndim > 1 and not is_coded(held.tensor):
-            layer = held.name == "weight"
+    for held in weights:
+        if held.tensor.ndim > 1:
             kind = type(held.module).__name__
-            found[kind if layer else f"{kind}.{held.name}"] += held.tensor.numel()
+            found[kind if held.name == "weight" else f"{kind}.{held.name}"] += held.tensor.numel()
     return dict(found)

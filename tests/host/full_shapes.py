@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import comfy.ops
@@ -15,8 +15,9 @@ from comfy_vq.hosts.comfy.loader import InMemory, load
 from comfy_vq.hosts.comfy.ops import CodedWeight, VQOperations
 from comfy_vq.hosts.comfy.source import held_weights
 from comfy_vq.model import Source, VQModel
-from comfy_vq.plan import detect_family
+from comfy_vq.plan import Layer, make_plan
 from host.families import ALL_FAMILIES, Family, beside_weights, random_weight
+from host.family_checks import BITS, left_dense
 from host.sampling import relative_l2
 
 Geometry = tuple[str, tuple[int, ...], tuple, object, tuple, int, str]
@@ -31,6 +32,8 @@ class Detected:
         plan_family: whose sensitivities a plan would use.
         weights: how many it has.
         coded: layers and weights that are coded.
+        dense: weights that are not, by the kind of module that holds them.
+        bits: per weight, of a plan for ``family_checks.BITS``.
         shapes: the distinct layers among them.
     """
 
@@ -38,6 +41,8 @@ class Detected:
     plan_family: str
     weights: int
     coded: tuple[int, int]
+    dense: Mapping[str, int]
+    bits: float
     shapes: tuple[Geometry, ...]
 
 
@@ -45,16 +50,21 @@ def full_size(name: str) -> Detected:
     """Load a family at its real size through the host; codes take no memory."""
     family = ALL_FAMILIES[name]
     assert family.full is not None
-    vq = _coded_on_meta(name, family, family.full())
+    bare = family.full()
+    vq = _coded_on_meta(name, family, bare)
     model = load(InMemory(vq)).model
     layers = [m for m in model.modules() if isinstance(m, CodedWeight) and is_coded(m.weight)]
     assert len(layers) == len(vq.layers)
-    shapes = {f"{name}.weight": tuple(w.shape) for name, w in vq.layers.items()}
+    planned = [Layer(name, tuple(w.shape), 16) for name, w in vq.layers.items()]
+    others = sum(tensor.numel() for tensor in vq.dense.values())
+    plan = make_plan(planned, 16 * others, others, BITS)
     return Detected(
         type(model).__name__,
-        detect_family(shapes | {key: tuple(tensor.shape) for key, tensor in vq.dense.items()}),
+        plan.family,
         vq.numel,
         (len(layers), sum(w.numel for w in vq.layers.values())),
+        left_dense(held for held in held_weights(bare) if not held.codable),
+        plan.bits,
         tuple(dict.fromkeys(map(_geometry, layers))),
     )
 
@@ -91,7 +101,7 @@ def _geometry(layer: CodedWeight) -> Geometry:
 _KINDS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 
 
-def differences(shapes: Iterator[Geometry] | tuple[Geometry, ...]) -> Iterator[float]:
+def differences(shapes: Iterable[Geometry]) -> Iterator[float]:
     """Relative L2 of each layer with a random coded weight to the host's with the decoded one."""
     for seed, shape in enumerate(shapes):
         yield _difference(shape, seed)

@@ -48,16 +48,7 @@ LARGE = {
     "z-image-pixel",
 }
 """Whose smallest models take seconds."""
-QUANTIZED = (
-    "auraflow",
-    "chroma",
-    "flux-dev",
-    "hidream",
-    "ltxv",
-    "lumina2",
-    "qwen-image",
-    "wan-i2v",
-)
+QUANTIZED = ("chroma", "hidream", "ltxv", "qwen-image", "sd35")
 """Whose weights are coded by the encoder; for the others, random codes stand for them."""
 NOT_SAMPLED = {
     "RT_DETR_v4": "finds objects",

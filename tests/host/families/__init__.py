@@ -10,7 +10,7 @@ from torch import Tensor
 
 from comfy_vq.model import VQModel
 
-from . import images, others, unets, videos
+from . import flux, hunyuan, images, lumina, others, unets, videos, wan
 from .basic import FAMILIES
 from .family import Family
 from .weights import beside_weights, coded_at_random, dense_weights, random_weight
@@ -18,7 +18,11 @@ from .weights import beside_weights, coded_at_random, dense_weights, random_weig
 ALL_FAMILIES: dict[str, Family] = {
     **FAMILIES,
     **unets.FAMILIES,
+    **flux.FAMILIES,
+    **lumina.FAMILIES,
     **images.FAMILIES,
+    **wan.FAMILIES,
+    **hunyuan.FAMILIES,
     **videos.FAMILIES,
     **others.FAMILIES,
 }

@@ -2,95 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from .family import Family, hosted
 
 _LATENT = (1, 16, 8, 8)
-_FLUX = {
-    "image_model": "flux",
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_size": 2,
-    "vec_in_dim": 64,
-    "context_in_dim": 64,
-    "hidden_size": 128,
-    "mlp_ratio": 4.0,
-    "num_heads": 1,
-    "depth": 2,
-    "depth_single_blocks": 2,
-    "axes_dim": [16, 56, 56],
-    "txt_ids_dims": [],
-    "theta": 10000,
-    "qkv_bias": True,
-    "guidance_embed": True,
-    "yak_mlp": False,
-    "txt_norm": False,
-}
-_FLUX2 = {
-    **_FLUX,
-    "image_model": "flux2",
-    "in_channels": 128,
-    "out_channels": 128,
-    "patch_size": 1,
-    "vec_in_dim": None,
-    "mlp_ratio": 3.0,
-    "axes_dim": [32, 32, 32, 32],
-    "txt_ids_dims": [3],
-    "theta": 2000,
-    "global_modulation": True,
-    "mlp_silu_act": True,
-    "qkv_bias": False,
-    "ops_bias": False,
-    "default_ref_method": "index",
-    "ref_index_scale": 10.0,
-}
-_CHROMA = {
-    key: value
-    for key, value in _FLUX.items()
-    if key not in ("guidance_embed", "yak_mlp", "txt_norm")
-} | {
-    "image_model": "chroma",
-    "in_channels": 64,
-    "out_channels": 64,
-    "hidden_size": 3072,
-    "context_in_dim": 4096,
-    "num_heads": 24,
-    "depth": 19,
-    "depth_single_blocks": 38,
-    "vec_in_dim": None,
-    "in_dim": 64,
-    "out_dim": 3072,
-    "hidden_dim": 5120,
-    "n_layers": 5,
-}
-_CHROMA_SMALLER: dict[str, Any] = {
-    "hidden_size": 128,
-    "context_in_dim": 64,
-    "num_heads": 1,
-    "depth": 2,
-    "depth_single_blocks": 2,
-    "out_dim": 128,
-    "hidden_dim": 64,
-    "n_layers": 2,
-}
-_RADIANCE = {
-    "image_model": "chroma_radiance",
-    "in_channels": 3,
-    "out_channels": 3,
-    "patch_size": 16,
-    "nerf_hidden_size": 64,
-    "nerf_mlp_ratio": 4,
-    "nerf_depth": 4,
-    "nerf_max_freqs": 8,
-    "nerf_tile_size": 512,
-    "nerf_final_head_type": "conv",
-    "nerf_embedder_dtype": None,
-    "use_x0": False,
-    "use_sequential_txt_ids": False,
-}
+
+
 _SD35 = {
     "in_channels": 16,
     "patch_size": 2,
@@ -108,6 +26,7 @@ _SD35 = {
     "pos_embed_scaling_factor": None,
     "x_block_self_attn_layers": [0],
 }
+
 _PIXART = {
     "num_heads": 16,
     "patch_size": 2,
@@ -116,92 +35,18 @@ _PIXART = {
     "depth": 28,
     "model_max_length": 300,
 }
+
 _PIXART_SMALLER = {"hidden_size": 192, "num_heads": 2, "depth": 2, "caption_channels": 64}
-_LUMINA = {
-    "image_model": "lumina2",
-    "patch_size": 2,
-    "in_channels": 16,
-    "dim": 2304,
-    "cap_feat_dim": 2304,
-    "n_layers": 26,
-    "qk_norm": True,
-    "n_heads": 24,
-    "n_kv_heads": 8,
-    "axes_dims": [32, 32, 32],
-    "axes_lens": [300, 512, 512],
-    "rope_theta": 10000.0,
-    "ffn_dim_multiplier": 4.0,
-}
-_Z_IMAGE = {
-    **_LUMINA,
-    "dim": 3840,
-    "cap_feat_dim": 2560,
-    "n_layers": 30,
-    "n_heads": 30,
-    "n_kv_heads": 30,
-    "axes_dims": [32, 48, 48],
-    "axes_lens": [1536, 512, 512],
-    "rope_theta": 256.0,
-    "ffn_dim_multiplier": 8.0 / 3.0,
-    "z_image_modulation": True,
-    "time_scale": 1000.0,
-    "pad_tokens_multiple": 32,
-}
+
+
 _MASKS = {"attention_mask": torch.ones(1, 77), "attention_mask_mt5xl": torch.ones(1, 256)}
-_MASK = {"attention_mask": torch.ones(1, 16, dtype=torch.int64)}
+
+
 _LLAMA = [*range(32), *[31] * 16]
+
 
 FAMILIES: dict[str, Family] = {
     "sd35": hosted("SD3", _SD35, "SD3", _LATENT, 64, 64, known_as="sd3"),
-    "flux-dev": hosted("Flux", _FLUX, "Flux", _LATENT, 64, 64, known_as="flux"),
-    "flux-fill": hosted(
-        "FluxInpaint", {**_FLUX, "in_channels": 96}, "Flux", _LATENT, 64, 64, known_as="flux"
-    ),
-    "flux-control": hosted(
-        "Flux", {**_FLUX, "in_channels": 32}, "Flux", _LATENT, 64, 64, known_as="flux"
-    ),
-    "flux2": hosted("Flux2", _FLUX2, "Flux2", (1, 128, 8, 8), 64, known_as="flux2"),
-    "longcat-image": hosted(
-        "LongCatImage",
-        {
-            **_FLUX,
-            "vec_in_dim": None,
-            "context_in_dim": 3584,
-            "guidance_embed": False,
-            "txt_ids_dims": [1, 2],
-        },
-        "LongCatImage",
-        _LATENT,
-        3584,
-        known_as="flux",
-    ),
-    "ovis-image": hosted(
-        "FluxSchnell",
-        {
-            **_FLUX,
-            "vec_in_dim": None,
-            "guidance_embed": False,
-            "yak_mlp": True,
-            "txt_norm": True,
-            "txt_ids_dims": [1, 2],
-        },
-        "Flux",
-        _LATENT,
-        64,
-        known_as="flux",
-    ),
-    "chroma": hosted(
-        "Chroma", _CHROMA, "Chroma", _LATENT, 64, smaller=_CHROMA_SMALLER, known_as="chroma"
-    ),
-    "chroma-radiance": hosted(
-        "ChromaRadiance",
-        {**_CHROMA, **_RADIANCE},
-        "ChromaRadiance",
-        (1, 3, 32, 32),
-        64,
-        smaller={**_CHROMA_SMALLER, "nerf_depth": 2},
-        known_as="chroma",
-    ),
     "auraflow": hosted(
         "AuraFlow",
         {"max_seq": 4096, "cond_seq_dim": 2048, "n_double_layers": 4, "n_layers": 36},
@@ -273,37 +118,6 @@ FAMILIES: dict[str, Family] = {
         given=_MASKS,
         known_as="hunyuan-dit",
     ),
-    "lumina2": hosted(
-        "Lumina2",
-        _LUMINA,
-        "Lumina2",
-        _LATENT,
-        64,
-        smaller={
-            "dim": 192,
-            "cap_feat_dim": 64,
-            "n_layers": 2,
-            "n_refiner_layers": 1,
-            "n_heads": 2,
-            "n_kv_heads": 1,
-        },
-        known_as="lumina2",
-    ),
-    "z-image": hosted(
-        "ZImage",
-        _Z_IMAGE,
-        "Lumina2",
-        _LATENT,
-        64,
-        smaller={
-            "cap_feat_dim": 64,
-            "n_layers": 1,
-            "n_refiner_layers": 1,
-            "n_kv_heads": 1,
-            "ffn_dim_multiplier": 0.01,
-        },
-        known_as="lumina2",
-    ),
     "qwen-image": hosted(
         "QwenImage",
         {"image_model": "qwen_image", "in_channels": 64, "num_layers": 60},
@@ -355,65 +169,6 @@ FAMILIES: dict[str, Family] = {
             "text_emb_dim": 64,
         },
         known_as="hidream",
-    ),
-    "omnigen2": hosted(
-        "Omnigen2",
-        {
-            "image_model": "omnigen2",
-            "axes_dim_rope": [40, 40, 40],
-            "axes_lens": [1024, 1664, 1664],
-            "ffn_dim_multiplier": None,
-            "hidden_size": 2520,
-            "in_channels": 16,
-            "multiple_of": 256,
-            "norm_eps": 1e-05,
-            "num_attention_heads": 21,
-            "num_kv_heads": 7,
-            "num_layers": 32,
-            "num_refiner_layers": 2,
-            "out_channels": None,
-            "patch_size": 2,
-            "text_feat_dim": 2048,
-            "timestep_scale": 1000.0,
-        },
-        "Omnigen2",
-        _LATENT,
-        64,
-        given=_MASK,
-        smaller={
-            "hidden_size": 240,
-            "num_attention_heads": 2,
-            "num_kv_heads": 1,
-            "num_layers": 2,
-            "num_refiner_layers": 1,
-            "text_feat_dim": 64,
-        },
-        known_as="omnigen2",
-    ),
-    "boogu": hosted(
-        "Boogu",
-        {
-            "image_model": "boogu",
-            "hidden_size": 3360,
-            "num_layers": 32,
-            "num_double_stream_layers": 8,
-            "num_refiner_layers": 2,
-            "instruction_feat_dim": 4096,
-        },
-        "Boogu",
-        _LATENT,
-        64,
-        given=_MASK,
-        smaller={
-            "hidden_size": 240,
-            "num_layers": 1,
-            "num_double_stream_layers": 1,
-            "num_refiner_layers": 1,
-            "instruction_feat_dim": 64,
-            "num_attention_heads": 2,
-            "num_kv_heads": 1,
-        },
-        known_as="omnigen2",
     ),
     "lens": hosted(
         "Lens",
@@ -495,32 +250,6 @@ FAMILIES: dict[str, Family] = {
             "text_in_dim": 64,
         },
         known_as="dit",
-    ),
-    "z-image-pixel": hosted(
-        "ZImagePixelSpace",
-        {
-            **_Z_IMAGE,
-            "image_model": "zimage_pixel",
-            "patch_size": 16,
-            "in_channels": 3,
-            "decoder_in_channels": 768,
-            "decoder_hidden_size": 3840,
-            "decoder_num_res_blocks": 4,
-            "decoder_max_freqs": 8,
-        },
-        "ZImagePixelSpace",
-        (1, 3, 32, 32),
-        64,
-        smaller={
-            "cap_feat_dim": 64,
-            "n_layers": 1,
-            "n_refiner_layers": 1,
-            "n_kv_heads": 1,
-            "ffn_dim_multiplier": 0.01,
-            "decoder_hidden_size": 64,
-            "decoder_num_res_blocks": 1,
-        },
-        known_as="lumina2",
     ),
     "hidream-o1": hosted(
         "HiDreamO1",

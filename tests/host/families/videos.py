@@ -10,86 +10,10 @@ import torch
 from .family import Family, hosted
 
 _FRAMES = (1, 16, 2, 8, 8)
-_WAN = {
-    "image_model": "wan2.1",
-    "dim": 128,
-    "out_dim": 16,
-    "num_heads": 1,
-    "ffn_dim": 256,
-    "num_layers": 2,
-    "patch_size": (1, 2, 2),
-    "freq_dim": 256,
-    "window_size": (-1, -1),
-    "qk_norm": True,
-    "cross_attn_norm": True,
-    "eps": 1e-6,
-    "in_dim": 16,
-}
-
-
-def _wan(
-    model: str,
-    kind: str,
-    host_class: str,
-    latent: tuple[int, ...] = _FRAMES,
-    *,
-    family: dict[str, Any] | None = None,
-    **config: Any,
-) -> Family:
-    found = {**_WAN, "model_type": kind, **config}
-    return hosted(model, found, host_class, latent, 4096, known_as="wan", **(family or {}))
-
-
-_HUNYUAN: dict[str, Any] = {
-    "image_model": "hunyuan_video",
-    "in_channels": 16,
-    "out_channels": 16,
-    "patch_size": [1, 2, 2],
-    "vec_in_dim": 768,
-    "context_in_dim": 64,
-    "hidden_size": 128,
-    "mlp_ratio": 4.0,
-    "num_heads": 1,
-    "depth": 2,
-    "depth_single_blocks": 2,
-    "axes_dim": [16, 56, 56],
-    "theta": 256,
-    "qkv_bias": True,
-    "guidance_embed": True,
-    "byt5": False,
-    "meanflow": False,
-    "use_cond_type_embedding": False,
-    "vision_in_dim": None,
-    "meanflow_sum": False,
-}
-_HUNYUAN15 = {
-    "vec_in_dim": None,
-    "guidance_embed": False,
-    "byt5": True,
-    "use_cond_type_embedding": True,
-    "vision_in_dim": 1152,
-    "meanflow_sum": True,
-    "patch_size": [1, 1, 1],
-    "out_channels": 32,
-}
-_BYT5 = {"conditioning_byt5small": (1, 8, 1472)}
-
-
-def _hunyuan(
-    model: str,
-    host_class: str,
-    latent: tuple[int, ...] = _FRAMES,
-    pooled: int = 768,
-    extra: dict[str, tuple[int, ...]] | None = None,
-    **config: Any,
-) -> Family:
-    found = {**_HUNYUAN, **config}
-    return hosted(
-        model, found, host_class, latent, 64, pooled, extra=extra or {}, known_as="hunyuan-video"
-    )
 
 
 _MASK = {"attention_mask": torch.ones(1, 16, dtype=torch.int64)}
+
 _LTXV_SMALL = {
     "num_attention_heads": 2,
     "attention_head_dim": 32,
@@ -97,6 +21,7 @@ _LTXV_SMALL = {
     "caption_channels": 64,
     "num_layers": 2,
 }
+
 _LTXAV_SMALL = {
     **_LTXV_SMALL,
     "audio_attention_head_dim": 32,
@@ -106,6 +31,7 @@ _LTXAV_SMALL = {
     "connector_num_attention_heads": 2,
     "connector_num_layers": 1,
 }
+
 _COSMOS = {
     "image_model": "cosmos",
     "max_img_h": 240,
@@ -132,6 +58,7 @@ _COSMOS = {
     "rope_t_extrapolation_ratio": 2.0,
     "extra_per_block_abs_pos_emb_type": "learnable",
 }
+
 _COSMOS_SMALLER = {
     "model_channels": 128,
     "num_blocks": 2,
@@ -142,6 +69,7 @@ _COSMOS_SMALLER = {
     "max_img_w": 16,
     "max_frames": 16,
 }
+
 _PREDICT2 = {
     "image_model": "cosmos_predict2",
     "max_img_h": 240,
@@ -171,6 +99,7 @@ _PREDICT2 = {
     "extra_t_extrapolation_ratio": 1.0,
     "rope_enable_fps_modulation": False,
 }
+
 _PREDICT2_SMALLER = {
     "model_channels": 128,
     "num_blocks": 2,
@@ -178,6 +107,7 @@ _PREDICT2_SMALLER = {
     "adaln_lora_dim": 64,
     "crossattn_emb_channels": 64,
 }
+
 _COGVIDEO: dict[str, Any] = {
     "image_model": "cogvideox",
     "num_attention_heads": 2,
@@ -197,81 +127,6 @@ def _cogvideo(model: str, channels: int, **config: Any) -> Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "wan-i2v": _wan("WAN21_I2V", "i2v", "WAN21", in_dim=36),
-    "wan-flf2v": _wan("WAN21_I2V", "i2v", "WAN21", in_dim=36, flf_pos_embed_token_number=514),
-    "wan-fun-control": _wan("WAN21_FunControl2V", "i2v", "WAN21", in_dim=48),
-    "wan-2.2-i2v": _wan("WAN21_T2V", "t2v", "WAN21", in_dim=36),
-    "wan-2.2-ti2v-5b": _wan("WAN22_T2V", "t2v", "WAN22", (1, 48, 2, 8, 8), in_dim=48, out_dim=48),
-    "wan-vace": _wan("WAN21_Vace", "vace", "WAN21_Vace", vace_in_dim=96, vace_layers=1),
-    "wan-camera": _wan("WAN21_Camera", "camera", "WAN21_Camera", in_dim=32),
-    "wan-2.2-camera": _wan("WAN22_Camera", "camera_2.2", "WAN21_Camera", in_dim=36),
-    "wan-2.2-s2v": _wan("WAN22_S2V", "s2v", "WAN22_S2V"),
-    "wan-humo": _wan("WAN21_HuMo", "humo", "WAN21_HuMo", in_dim=36),
-    "wan-2.2-animate": _wan("WAN22_Animate", "animate", "WAN22_Animate", in_dim=36, num_layers=5),
-    "wan-scail": _wan("WAN21_SCAIL", "scail", "WAN21_SCAIL", in_dim=20),
-    "wan-scail2": _wan("WAN21_SCAIL2", "scail2", "WAN21_SCAIL2", in_dim=20),
-    "wan-dancer": _wan("WAN22_WanDancer", "wandancer", "WAN22_WanDancer", in_dim=36),
-    "wan-causal-ar": _wan(
-        "WAN21_CausalAR_T2V",
-        "t2v",
-        "WAN21_CausalAR",
-        family={"metadata": {"config": json.dumps({"transformer": {"causal_ar": True}})}},
-    ),
-    "wan-flow-rvs": _wan(
-        "WAN21_FlowRVS",
-        "flow_rvs",
-        "WAN21_FlowRVS",
-        family={"metadata": {"config": json.dumps({"transformer": {"model_type": "flow_rvs"}})}},
-    ),
-    "hunyuan-video": _hunyuan("HunyuanVideo", "HunyuanVideo"),
-    "hunyuan-video-i2v": _hunyuan("HunyuanVideoI2V", "HunyuanVideoI2V", in_channels=33),
-    "hunyuan-video-skyreels": _hunyuan(
-        "HunyuanVideoSkyreelsI2V", "HunyuanVideoSkyreelsI2V", in_channels=32
-    ),
-    "hunyuan-video-1.5": _hunyuan(
-        "HunyuanVideo15",
-        "HunyuanVideo15",
-        (1, 32, 2, 8, 8),
-        768,
-        _BYT5,
-        in_channels=65,
-        **_HUNYUAN15,
-    ),
-    "hunyuan-video-1.5-sr": _hunyuan(
-        "HunyuanVideo15_SR_Distilled",
-        "HunyuanVideo15_SR_Distilled",
-        (1, 32, 2, 8, 8),
-        768,
-        _BYT5,
-        in_channels=98,
-        **_HUNYUAN15,
-    ),
-    "hunyuan-image-2.1": _hunyuan(
-        "HunyuanImage21",
-        "HunyuanImage21",
-        (1, 64, 8, 8),
-        0,
-        _BYT5,
-        in_channels=64,
-        out_channels=64,
-        patch_size=[1, 1],
-        axes_dim=[64, 64],
-        vec_in_dim=None,
-        guidance_embed=False,
-        byt5=True,
-        meanflow=True,
-    ),
-    "hunyuan-image-2.1-refiner": _hunyuan(
-        "HunyuanImage21Refiner",
-        "HunyuanImage21Refiner",
-        (1, 64, 1, 8, 8),
-        0,
-        in_channels=128,
-        out_channels=64,
-        patch_size=[1, 1, 1],
-        vec_in_dim=None,
-        guidance_embed=False,
-    ),
     "ltxv": hosted(
         "LTXV",
         {"image_model": "ltxv", **_LTXV_SMALL},
