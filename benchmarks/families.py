@@ -14,7 +14,8 @@ import gc
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,16 +72,18 @@ def _page(chosen: list[str], folder: Path, version: str) -> Iterator[str]:
     names = [name for name, family in ALL_FAMILIES.items() if not chosen or name in chosen]
     known = [name for name in names if not ALL_FAMILIES[name].missing]
     yield _INTRODUCTION.format(command=COMMAND, version=version)
-    for line in (_SMALL_HEAD, *(_small_row(_checked(name, folder)) for name in known)):
-        print(line, flush=True)
-        yield line
+    yield from _printed(_SMALL_HEAD, (_small_row(_checked(name, folder)) for name in known))
     yield _FULL_INTRODUCTION
-    for line in (_FULL_HEAD, *map(_full_row, (n for n in known if ALL_FAMILIES[n].full))):
-        print(line, flush=True)
-        yield line
+    yield from _printed(_FULL_HEAD, (_full_row(n) for n in known if ALL_FAMILIES[n].full))
     yield _UNTESTED_INTRODUCTION
     missing = {name: ALL_FAMILIES[name].missing for name in names if name not in known}
     yield from (f"* {name}: {why}" for name, why in {**_UNTESTED, **missing}.items())
+
+
+def _printed(head: str, rows: Iterable[str]) -> Iterator[str]:
+    for line in chain([head], rows):
+        print(line, flush=True)
+        yield line
 
 
 def _checked(name: str, folder: Path) -> Outcome:

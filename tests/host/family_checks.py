@@ -19,6 +19,7 @@ from comfy_vq.hosts.comfy.quantizing import quantize_model
 from comfy_vq.hosts.comfy.source import HeldWeight, ModelSource, held_weights
 from comfy_vq.model import VQModel
 from comfy_vq.plan import detect_family
+from comfy_vq.quantize import WeightSource
 from host.families import ALL_FAMILIES, beside_weights, random_weight, tiny_state_dict
 from host.loras import low_rank_lora
 from host.sampling import load_dense, relative_l2, sample
@@ -102,7 +103,7 @@ def load_family(name: str, weights: dict[str, Tensor]) -> ModelPatcher:
     return load_dense({**weights, **beside_weights(family)}, family.metadata)
 
 
-def random_codes(source: ModelSource, dtype: torch.dtype = torch.float32) -> VQModel:
+def random_codes(source: WeightSource, dtype: torch.dtype = torch.float32) -> VQModel:
     """A model with random codes of every width on all layers that can be coded."""
     layers, dense = {}, {}
     for key in source.keys():  # noqa: SIM118 - not a mapping
@@ -119,7 +120,7 @@ def random_codes(source: ModelSource, dtype: torch.dtype = torch.float32) -> VQM
 def _with_lora(
     name: str, decoded: ModelPatcher, coded: ModelPatcher, without: Tensor
 ) -> tuple[float, float]:
-    lora = spread(low_rank_lora(decoded, layers=10**6))
+    lora = spread(low_rank_lora(decoded, layers=10**6, dimensions=(2, 3, 4, 5)))
     expected_model, _ = comfy.sd.load_lora_for_models(decoded, None, lora, 0.8, 0)
     model, _ = comfy.sd.load_lora_for_models(coded, None, lora, 0.8, 0)
     assert len(model.patches) == len(expected_model.patches) > 0

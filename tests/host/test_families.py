@@ -17,12 +17,17 @@ from comfy_vq import checkpoint
 from comfy_vq.checkpoint.dense import DenseCheckpoint
 from comfy_vq.checkpoint.header import Entry, FileHeader
 from comfy_vq.hosts.comfy.described import with_config
+from comfy_vq.hosts.comfy.layout import is_coded
+from comfy_vq.hosts.comfy.loader import load_file
+from comfy_vq.hosts.comfy.ops import CodedWeight
 from comfy_vq.hosts.comfy.source import ModelSource, held_weights
 from comfy_vq.plan import FAMILIES as PLAN_FAMILIES
 from comfy_vq.plan import detect_family
 from host.families import ALL_FAMILIES, FAMILIES, beside_weights, tiny_state_dict
-from host.family_checks import BITS, Outcome, check, load_family
+from host.families.weights import in_original_naming
+from host.family_checks import BITS, Outcome, check, load_family, random_codes
 from host.full_shapes import differences, full_size
+from host.sampling import load_dense, relative_l2, sample
 
 LARGE = {
     "ace-step",
@@ -127,6 +132,32 @@ def test_the_command_line_codes_the_same_layers(name):
     dense = DenseCheckpoint(FileHeader(Path(name), {}, {}), "", entries, {})
     coded = {key for key in dense.keys() if dense.codable(key)}  # noqa: SIM118
     assert coded == {key for key, h in held.items() if h.codable}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hunyuan-video",
+        pytest.param("stable-cascade-c", marks=pytest.mark.slow),
+        "wan-dancer",
+        "pixeldit",
+    ],
+)
+def test_a_file_in_the_original_naming_that_the_host_renames_or_cuts_up(name, tmp_path):
+    """As the command line makes one: what is cut up stays dense, what is renamed is coded."""
+    family = ALL_FAMILIES[known(name)]
+    weights = in_original_naming(name, tiny_state_dict(name))
+    assert set(weights) != set(tiny_state_dict(name))
+    save_file(weights, tmp_path / "dense.safetensors")
+    source = checkpoint.open_dense(tmp_path / "dense.safetensors")
+    checkpoint.save(tmp_path / "vq.safetensors", random_codes(source))
+    with family.detected():
+        model = load_file(str(tmp_path / "vq.safetensors"))
+        vq = checkpoint.load(tmp_path / "vq.safetensors")
+        decoded = load_dense(vq.decode(torch.float32))
+    layers = [m for m in model.model.modules() if isinstance(m, CodedWeight)]
+    assert sum(is_coded(layer.weight) for layer in layers) == len(vq.layers)
+    assert relative_l2(sample(decoded, name), sample(model, name)) <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["zero123", "stable-audio"])

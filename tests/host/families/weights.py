@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import Tensor
@@ -77,3 +78,58 @@ def random_weight(
         pieces[name] = value.to(piece.dtype)
     shared = codecs.shipped_set(bits) if codec == "additive" else None
     return codecs.VQWeight(spec, shape, dtype, pieces, shared)
+
+
+def in_original_naming(name: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as the first checkpoints of a family hold them, which the host renames or cuts up.
+
+    Args:
+        name: ``hunyuan-video``, ``stable-cascade-c``, ``wan-dancer`` or ``pixeldit``.
+        weights: under the host's names.
+    """
+    if name == "hunyuan-video":
+        return {_hunyuan_name(key): tensor for key, tensor in weights.items()}
+    fuse = _fused_modulation if name == "pixeldit" else _fused_projections
+    return fuse(weights)
+
+
+def _hunyuan_name(key: str) -> str:
+    for host, original in (
+        ("_attn.qkv.", "_attn_qkv."),
+        ("_attn.proj.", "_attn_proj."),
+        ("_mod.lin.", "_mod.linear."),
+        (".modulation.lin.", ".modulation.linear."),
+        ("mlp.0.", "mlp.fc1."),
+        ("mlp.2.", "mlp.fc2."),
+    ):
+        key = key.replace(host, original)
+    return key
+
+
+def _fused_projections(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Queries, keys and values of ``torch.nn.MultiheadAttention``, which are one parameter."""
+    fused = dict(weights)
+    for key in weights:
+        if found := _QUERY.fullmatch(key):
+            start, query, suffix = found.groups()
+            names = (query.replace("q", letter) for letter in "qkv")
+            parts = [fused.pop(f"{start}.{name}.{suffix}") for name in names]
+            fused[f"{start}.in_proj_{suffix}"] = torch.cat(parts)
+    return fused
+
+
+_QUERY = re.compile(r"(.+attention\.attn|music_encoder.+self_attn)\.(to_q|q_proj)\.(weight|bias)")
+
+
+def _fused_modulation(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The modulation of pixel blocks, of which each pixel's first three parts are for attention."""
+    fused = dict(weights)
+    dim = weights["core.pixel_embedder.proj.weight"].shape[0]
+    for key in weights:
+        if ".adaLN_modulation_msa." not in key:
+            continue
+        second = fused.pop(key.replace("_msa.", "_mlp."))
+        parts = [fused.pop(key).unflatten(0, (-1, 3, dim)), second.unflatten(0, (-1, 3, dim))]
+        name = key.replace(".adaLN_modulation_msa.", ".adaLN_modulation.0.")
+        fused[name] = torch.cat(parts, dim=1).flatten(0, 2)
+    return fused
