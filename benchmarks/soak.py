@@ -34,16 +34,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from benchmarks.sdxl_load import comfyui_folder
-from benchmarks.soak_graphs import Graph, Picture, picture_graph
+from benchmarks.soak_graphs import Picture, picture_graph
 from benchmarks.soak_result import Soak, table
 from benchmarks.soak_schedule import Fault, Interruption, Mix, Step, schedule
 from comfy_vq.hosts.comfy_boot import boot
 from comfy_vq.hosts.locate import comfyui_version
-from tests.comfy_server import ComfyServer, PromptRefused, error_of, messages
+from tests.comfy_server import ComfyServer, error_of, messages
 
 CACHES = {"default": (), "none": ("--cache-none",)}
 _CLIENT = "soak"
 _SECONDS = 600.0
+_INTO = 0.3
+"""Seconds of a node's work before it is interrupted."""
 
 
 def main() -> int:
@@ -69,7 +71,9 @@ def main() -> int:
                 server.stop()
     said = f"ComfyUI {comfyui_version(comfyui)}, torch {torch.__version__}, seed {args.seed}"
     text = f"{said}\n\n{table(runs)}\n"
-    problems = [f"{name}: {line}" for name, run in runs.items() for line in run.problems()]
+    problems = [
+        f"{name}: {line}" for name, run in runs.items() for line in [*run.problems(), *run.leaks()]
+    ]
     text += "".join(f"\n* {line}" for line in problems or ["nothing is wrong"]) + "\n"
     print(text)
     if args.out is not None:
@@ -116,7 +120,7 @@ def _post(server: ComfyServer, step: Step, nonce: int, found: Soak) -> None:
             found.answers.append(f"prompt {nonce}, {prompt}: {error_of(record)}")
     elif isinstance(prompt, Fault):
         found.faults[prompt.name] += 1
-        answer, refused = _answer(server, prompt.graph(nonce))
+        answer, refused = server.complaint(prompt.graph(nonce), _SECONDS)
         expected = prompt.message.format(folder=server.models("vq"))
         if refused is not prompt.refused or expected not in answer or "\n" in answer.strip():
             found.answers.append(f"prompt {nonce}, {prompt.name}: {answer}")
@@ -129,18 +133,8 @@ def _post(server: ComfyServer, step: Step, nonce: int, found: Soak) -> None:
             found.answers.append(f"prompt {nonce}, {prompt}: {error_of(record)}")
 
 
-def _answer(server: ComfyServer, graph: Graph) -> tuple[str, bool]:
-    """What the user is told about a prompt that fails, and whether it was refused at once."""
-    try:
-        record = server.wait(server.post_prompt(graph), _SECONDS)
-    except PromptRefused as refusal:
-        errors = [e for node in refusal.answer["node_errors"].values() for e in node["errors"]]
-        return "; ".join(f"{error['message']}: {error['details']}" for error in errors), True
-    return error_of(record) or str(record["status"]["status_str"]), False
-
-
 async def _interrupt(server: ComfyServer, interruption: Interruption, nonce: int) -> str:
-    """Posts a prompt, and interrupts it once the node has reported progress; returns its id."""
+    """Posts a prompt, and interrupts it soon after the node has begun; returns its id."""
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(f"{server.url}/ws?clientId={_CLIENT}") as socket,
@@ -149,18 +143,19 @@ async def _interrupt(server: ComfyServer, interruption: Interruption, nonce: int
         prompt_id = server.post_prompt(graph, client=_CLIENT)
         while not _reached(await socket.receive(_SECONDS), interruption.node):
             pass
+        await asyncio.sleep(_INTO)
         server.interrupt()
         return prompt_id
 
 
 def _reached(message: Any, node: str) -> bool:
-    """Whether a message of the server's says that a node has done part of its work, or has ended."""
+    """Whether a message of the server's says that a node is at work, or that the prompt has ended."""
     if message.type is not aiohttp.WSMsgType.TEXT:
         return message.type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
     told = json.loads(message.data)
     if told["type"] in ("execution_error", "execution_success"):
         return True
-    return told["type"] == "progress" and told["data"]["node"] == node and told["data"]["value"] > 0
+    return told["type"] == "progress" and told["data"]["node"] == node
 
 
 def _digest(server: ComfyServer, record: dict[str, Any]) -> str:

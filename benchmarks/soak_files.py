@@ -10,7 +10,7 @@ from comfy.taesd.taesd import TAESD
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.soak_graphs import DENSE
+from benchmarks.soak_graphs import file_name
 from comfy_vq import checkpoint
 from comfy_vq.model import VQModel
 from tests.comfy_server import ComfyServer
@@ -24,15 +24,15 @@ def write_files(server: ComfyServer) -> None:
     """Puts everything that ``soak_prompts`` names into the model folders of a server."""
     for family in FAMILIES:
         model = random_vq_model(family)
-        checkpoint.save(server.models("vq") / f"{family}.safetensors", model)
+        checkpoint.save(server.models("vq") / file_name(family), model)
         for name, adapter in ADAPTERS.items():
             tensors = _lora(_layer_shapes(model), adapter)
-            save_file(tensors, server.models("loras") / f"{family}-{name}.safetensors")
-    save_file(_full_checkpoint(), server.models("checkpoints") / DENSE)
-    save_file(tiny_state_dict("flux"), server.models("diffusion_models") / DENSE)
-    _write_bad(server.models("vq"), (server.models("vq") / "flux.safetensors").read_bytes())
+            save_file(tensors, server.models("loras") / file_name(f"{family}-{name}"))
+    save_file(_full_checkpoint(), server.models("checkpoints") / file_name("dense"))
+    save_file(tiny_state_dict("flux"), server.models("diffusion_models") / file_name("dense"))
+    _write_bad(server.models("vq"), (server.models("vq") / file_name("flux")).read_bytes())
     # Under a name that no dense file has, for a loader that is not for it.
-    checkpoint.save(server.models("diffusion_models") / "core.safetensors", random_vq_model("flux"))
+    checkpoint.save(server.models("diffusion_models") / file_name("core"), random_vq_model("flux"))
 
 
 def _full_checkpoint() -> dict[str, Tensor]:
@@ -46,11 +46,11 @@ def _full_checkpoint() -> dict[str, Tensor]:
 
 
 def _write_bad(folder: Path, whole: bytes) -> None:
-    (folder / "truncated.safetensors").write_bytes(whole[: len(whole) * 2 // 3])
+    (folder / file_name("truncated")).write_bytes(whole[: len(whole) * 2 // 3])
     damaged = whole.replace(b'"vq.version":"1.0"', b'"vq.version":"1.x"')
     assert damaged != whole
-    (folder / "damaged.safetensors").write_bytes(damaged)
-    save_file({"x": torch.zeros(8)}, folder / "other.safetensors")
+    (folder / file_name("damaged")).write_bytes(damaged)
+    save_file({"x": torch.zeros(8)}, folder / file_name("other"))
 
 
 def _layer_shapes(model: VQModel) -> dict[str, tuple[int, ...]]:

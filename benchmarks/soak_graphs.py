@@ -9,11 +9,15 @@ Graph = dict[str, dict[str, Any]]
 Link = list[Any]
 Loras = tuple[tuple[str, float], ...]
 
-DENSE = "dense.safetensors"
 # Names of nodes.
 LOAD = "load"
 QUANTIZER = "quantizer"
 SAMPLER = "sampler"
+
+
+def file_name(stem: str) -> str:
+    """The name of one of the soak's files, in whichever folder."""
+    return f"soak-{stem}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def picture_graph(picture: Picture, nonce: int, steps: int = 2) -> Graph:
     add(graph, SAMPLER, "KSampler", latent_image=["latent", 0], **sampling)
     add(graph, "save", "SaveLatent", samples=[SAMPLER, 0], filename_prefix="soak/latent")
     if picture.family == "sd15":
-        add(graph, "vae", "CheckpointLoaderSimple", ckpt_name=DENSE)
+        add(graph, "vae", "CheckpointLoaderSimple", ckpt_name=file_name("dense"))
         add(graph, "decode", "VAEDecode", samples=[SAMPLER, 0], vae=["vae", 2])
         add(graph, "picture", "SaveImage", images=["decode", 0], filename_prefix="soak/picture")
     return graph
@@ -67,11 +71,11 @@ def picture_graph(picture: Picture, nonce: int, steps: int = 2) -> Graph:
 def model_into(graph: Graph, picture: Picture, cache: bool = True) -> Link:
     """Adds what brings the model with its LoRAs, and returns the link to it."""
     if picture.source == "file":
-        add(graph, LOAD, "LoadVQCheckpoint", vq_name=f"{picture.family}.safetensors")
+        add(graph, LOAD, "LoadVQCheckpoint", vq_name=file_name(picture.family))
     elif picture.family == "sd15":
-        add(graph, LOAD, "CheckpointLoaderSimple", ckpt_name=DENSE)
+        add(graph, LOAD, "CheckpointLoaderSimple", ckpt_name=file_name("dense"))
     else:
-        add(graph, LOAD, "UNETLoader", unet_name=DENSE, weight_dtype="default")
+        add(graph, LOAD, "UNETLoader", unet_name=file_name("dense"), weight_dtype="default")
     if picture.source == "baked":
         return quantize_into(graph, _with_loras(graph, [LOAD, 0], picture), cache)
     if picture.source == "quantized":
@@ -88,8 +92,9 @@ def quantize_into(graph: Graph, model: Link, cache: bool) -> Link:
 
 def _with_loras(graph: Graph, model: Link, picture: Picture) -> Link:
     for name, strength in picture.loras:
-        inputs = {"lora_name": f"{picture.family}-{name}.safetensors", "strength_model": strength}
-        add(graph, name, "LoraLoaderModelOnly", model=model, **inputs)
+        file = file_name(f"{picture.family}-{name}")
+        inputs = {"model": model, "lora_name": file, "strength_model": strength}
+        add(graph, name, "LoraLoaderModelOnly", **inputs)
         model = [name, 0]
     return model
 

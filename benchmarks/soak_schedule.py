@@ -15,6 +15,7 @@ from benchmarks.soak_graphs import (
     Loras,
     Picture,
     add,
+    file_name,
     model_into,
     picture_graph,
     quantize_into,
@@ -37,7 +38,7 @@ class Interruption:
             return picture_graph(self.picture, nonce, steps=2000)
         graph = picture_graph(replace(self.picture, family="sd15", source="quantized"), nonce)
         # Nothing of it may come out of a cache: no two ask for the same number of bits.
-        slow = {"effort": "best", "cache": False, "bits": f"{3 + nonce / 10000}"}
+        slow = {"effort": "balanced", "cache": False, "bits": f"{3 + nonce / 10000}"}
         graph[QUANTIZER]["inputs"] |= slow
         return graph
 
@@ -65,10 +66,10 @@ class Fault:
 _FLUX = Picture("flux", "file", (), 1)
 
 
-def _file(name: str) -> Callable[[int], Graph]:
+def _file(stem: str) -> Callable[[int], Graph]:
     def graph(nonce: int) -> Graph:
         graph = picture_graph(_FLUX, nonce)
-        graph[LOAD]["inputs"]["vq_name"] = name
+        graph[LOAD]["inputs"]["vq_name"] = file_name(stem)
         return graph
 
     return graph
@@ -76,7 +77,7 @@ def _file(name: str) -> Callable[[int], Graph]:
 
 def _vq_file_in_a_core_loader(nonce: int) -> Graph:
     graph = picture_graph(_FLUX, nonce)
-    add(graph, LOAD, "UNETLoader", unet_name="core.safetensors", weight_dtype="default")
+    add(graph, LOAD, "UNETLoader", unet_name=file_name("core"), weight_dtype="default")
     return graph
 
 
@@ -103,16 +104,16 @@ def _impossible_bits(nonce: int) -> Graph:
 FAULTS = (
     Fault(
         "truncated file",
-        _file("truncated.safetensors"),
-        "LoadVQCheckpoint: {folder}/truncated.safetensors: ",
+        _file("truncated"),
+        "LoadVQCheckpoint: {folder}/soak-truncated.safetensors: ",
     ),
     Fault(
         "damaged header",
-        _file("damaged.safetensors"),
-        "LoadVQCheckpoint: {folder}/damaged.safetensors: vq.version: ",
+        _file("damaged"),
+        "LoadVQCheckpoint: {folder}/soak-damaged.safetensors: vq.version: ",
     ),
-    Fault("no VQ file", _file("other.safetensors"), "other.safetensors", refused=True),
-    Fault("missing file", _file("gone.safetensors"), "gone.safetensors", refused=True),
+    Fault("no VQ file", _file("other"), "soak-other.safetensors", refused=True),
+    Fault("missing file", _file("gone"), "soak-gone.safetensors", refused=True),
     Fault("core loader", _vq_file_in_a_core_loader, "UNETLoader: ERROR: Could not detect model"),
     Fault(
         "quantized twice",
@@ -191,6 +192,9 @@ def schedule(count: int, seed: int, mix: Mix) -> tuple[list[Step], int]:
     if count <= warm:
         raise ValueError(f"found {count} prompts, expected more than the {warm} that warm up")
     rng.shuffle(prompts)
-    prompts += [mix.draw(rng) for _ in range(count - warm)]
     first = rng.randrange(warm)
-    return [Step(p, i == first or rng.random() < 0.1) for i, p in enumerate(prompts)], warm
+    steps = []
+    for number in range(count):
+        prompt = prompts[number] if number < warm else mix.draw(rng)
+        steps.append(Step(prompt, number == first or rng.random() < 0.1))
+    return steps, warm

@@ -169,6 +169,16 @@ class ComfyServer:
         assert record["status"]["status_str"] == "success", error_of(record) or record["status"]
         return record
 
+    def complaint(self, prompt: dict[str, Any], seconds: float = 300) -> tuple[str, bool]:
+        """What the user is told about a prompt that fails, and whether it was refused at once."""
+        try:
+            record = self.wait(self.post_prompt(prompt), seconds)
+        except PromptRefused as refusal:
+            nodes = refusal.answer["node_errors"].values()
+            errors = [error for node in nodes for error in node["errors"]]
+            return "; ".join(f"{error['message']}: {error['details']}" for error in errors), True
+        return error_of(record) or record["status"]["status_str"], False
+
     def interrupt(self) -> None:
         """Asks the server to stop the running prompt; ``wait`` then gives its record."""
         self.post("/interrupt", {})
