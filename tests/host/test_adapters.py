@@ -73,7 +73,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "layers"), CASES)
-def test_gives_what_it_gives_on_the_decoded_weights(model, dense, kind, layers):
+def test_gives_what_it_gives_on_the_decoded_weights(model, dense, kind, layers, caplog):
     file = adapter(kind, shapes(model, LAYERS[layers]))
     expected = loaded(with_adapter(dense, file))
     patched = with_adapter(model, file)
@@ -83,6 +83,7 @@ def test_gives_what_it_gives_on_the_decoded_weights(model, dense, kind, layers):
     assert relative_l2(expected, loaded(model)) > 3e-3  # it does something
     made = patched.made_patches().values()
     assert all((patches.beside is not None) == (kind in BESIDE) for patches in made)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_several_kinds_on_the_same_weights(model, dense):
