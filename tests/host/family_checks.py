@@ -33,7 +33,8 @@ class Outcome:
 
     Attributes:
         family: name of the test model.
-        host_class: the host's class that it was loaded as, dense and coded.
+        host_class: the host's class that it was loaded as.
+        predicts: what it predicts (``EPS``, ``V_PREDICTION``, ``FLOW``, ...): dense, and as loaded.
         plan_family: whose sensitivities the plan used.
         weights: of the test model.
         coded: layers and weights that are coded.
@@ -47,6 +48,7 @@ class Outcome:
 
     family: str
     host_class: str
+    predicts: tuple[str, str]
     plan_family: str
     weights: int
     coded: tuple[int, int]
@@ -85,6 +87,7 @@ def check(name: str, folder: Path, *, quantized: bool) -> Outcome:
     return Outcome(
         name,
         type(loaded.model).__name__,
+        (dense.model.model_type.name, loaded.model.model_type.name),
         detect_family({key: source.shape(key) for key in source.keys()}),  # noqa: SIM118
         vq.numel,
         (len(vq.layers), sum(weight.numel for weight in vq.layers.values())),

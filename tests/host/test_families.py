@@ -55,6 +55,7 @@ LARGE = {
 """Whose smallest models take seconds."""
 QUANTIZED = ("chroma", "hidream", "ltxv", "qwen-image", "sd35")
 """Whose weights are coded by the encoder; for the others, random codes stand for them."""
+V_PREDICTION = {"hunyuan-dit", "hunyuan-dit-1.0", "sd-x4-upscaler", "sd2-v"}
 NOT_SAMPLED = {
     "RT_DETR_v4": "finds objects",
     "SAM3": "cuts out objects",
@@ -85,6 +86,9 @@ def outcome(request, tmp_path_factory) -> Outcome:
 def test_is_loaded_as_its_class_and_samples_as_its_decoded_weights(outcome):
     assert outcome.host_class == ALL_FAMILIES[outcome.family].host_class
     assert outcome.sampled <= 1e-4
+    dense, loaded = outcome.predicts
+    assert loaded == dense
+    assert (loaded == "V_PREDICTION") == (outcome.family in V_PREDICTION)
 
 
 def test_a_stock_lora_does_what_it_does_on_the_decoded_weights(outcome):

@@ -96,7 +96,10 @@ def _agrees(found: Any, config: Any) -> bool:
 def _detected(shapes: dict[str, torch.Size], prefix: str, metadata: dict[str, str]) -> Any:
     """The config that the host detects, or None."""
     empty = {prefix + key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    return comfy.model_detection.model_config_from_unet(empty, "", metadata=metadata)
+    try:
+        return comfy.model_detection.model_config_from_unet(empty, "", metadata=metadata)
+    except (RuntimeError, ValueError, KeyError):  # it looked at values, which these have not
+        return None
 
 
 def _is_json(value: Any) -> bool:
