@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks import families
 from comfy_vq import checkpoint
 from comfy_vq.checkpoint.dense import DenseCheckpoint
 from comfy_vq.checkpoint.header import Entry, FileHeader
@@ -189,3 +190,22 @@ def test_every_model_of_the_host_has_a_family():
     tested |= {"SD15", "SD3", "FluxSchnell", "WAN21_T2V"}  # of FAMILIES
     host = {model.__name__ for model in comfy.supported_models.models}
     assert host - tested == set()
+
+
+def test_the_page_is_what_its_command_prints(tmp_path):
+    """A row of each kind, made as in benchmarks/families.py and with nothing wrong in it."""
+    small = families._small_row(check("ltxv", tmp_path, quantized=True))
+    cells = [cell.strip() for cell in small.strip("|").split("|")]
+    assert (
+        cells[:2] == ["ltxv", "LTXV"] and cells[6].startswith("4 / ") and cells[9] == "as detected"
+    )
+    assert len(cells) == families._SMALL_HEAD.splitlines()[0].count("|") - 1
+    full = families._full_row("pixart-sigma")
+    cells = [cell.strip() for cell in full.strip("|").split("|")]
+    assert cells[:3] == ["pixart-sigma", "PixArt", "pixart"] and float(cells[9]) < 1e-5
+    assert len(cells) == families._FULL_HEAD.splitlines()[0].count("|") - 1
+    page = families.PAGE.read_text(encoding="utf-8")
+    assert "WRONG" not in page and families.COMMAND in page
+    assert all(
+        f"| {name} | " in page for name, family in ALL_FAMILIES.items() if not family.missing
+    )

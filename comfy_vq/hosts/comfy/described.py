@@ -51,7 +51,7 @@ def root_tensors(patcher: ModelPatcher) -> dict[str, Tensor]:
     without saving it (the projection of Zero123).
     """
     beside = {}
-    for key in patcher.model.model_config.required_keys:
+    for key in getattr(patcher.model.model_config, "required_keys", ()):
         path, _, name = key.rpartition(".")
         if path and not path.startswith("{}"):
             beside[key] = getattr(patcher.model.get_submodule(path), name).detach().clone()
@@ -74,7 +74,7 @@ def with_config(
     found = _detected(shapes, "", metadata)
     if found is None or _agrees(found, config):
         return metadata
-    wanted = {**config.unet_config, **type(config).unet_config}
+    wanted = {**config.unet_config, **_of_class(config)}
     more = {
         key: value
         for key, value in wanted.items()
@@ -87,10 +87,15 @@ def with_config(
 
 def _agrees(found: Any, config: Any) -> bool:
     # What a class stands for, some of the host's models take out of their config once they know.
-    own = {"dtype", *type(config).unet_config}
+    own = {"dtype", *_of_class(config)}
     numbers = {key: value for key, value in config.unet_config.items() if key not in own}
     same = all(found.unet_config.get(key) == value for key, value in numbers.items())
     return type(found) is type(config) and same
+
+
+def _of_class(config: Any) -> dict[str, Any]:
+    """What detection has to find for a config of this class; nothing for another extension's."""
+    return getattr(type(config), "unet_config", {})
 
 
 def _detected(shapes: dict[str, torch.Size], prefix: str, metadata: dict[str, str]) -> Any:
