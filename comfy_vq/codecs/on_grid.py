@@ -10,7 +10,7 @@ from .. import kernels
 from ..errors import VQError
 from ..kernels import Rotation
 from .codebooks import GROUP
-from .weight import Piece, VQWeight, matrix_shape
+from .weight import RANKS, Piece, VQWeight, matrix_shape
 
 AXES = "out,kh,kw,in"
 """The order in which a weight is coded, as files name it."""
@@ -27,7 +27,7 @@ class OnGrid:
     kind: type[kernels.Additive | kernels.Trellis]
 
     def supports(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) in (2, 4) and 0 not in shape and shape[1] % GROUP == 0
+        return len(shape) in RANKS and 0 not in shape and shape[1] % GROUP == 0
 
     def coded(self, weight: VQWeight) -> kernels.Additive | kernels.Trellis:
         codes, scales, shared = weight.tensors["codes"], weight.tensors["scales"], weight.codebooks
