@@ -50,8 +50,8 @@ class Spec:
     """One specialization of a kernel.
 
     Attributes:
-        kernel: ``additive``, ``additive_batch``, ``additive_int8`` or ``int8``.
-        books, run: codebooks and rotation; 0 and "" where the kernel has none.
+        kernel: ``additive``, ``additive_batch``, ``additive_int8``, ``trellis`` or ``int8``.
+        books, run: codebooks, or bits of a trellis, and rotation; 0 and "" where the kernel has none.
         dtype: of the result.
         sums_are_bytes: as for ``decode_additive``.
         most_registers: of a thread on NVIDIA's cards; to see that spills are found.
@@ -68,7 +68,7 @@ class Spec:
     def name(self) -> str:
         parts = (
             self.kernel,
-            f"M={self.books}" if self.books else "",
+            f"{'k' if self.kernel == 'trellis' else 'M'}={self.books}" if self.books else "",
             self.run,
             self.dtype,
             "bytes" if self.sums_are_bytes else "",
@@ -80,6 +80,8 @@ class Spec:
         """What one lane decodes: half a rotated run, one group, two in bytes, or a part of a tile."""
         if self.kernel == "additive_int8":
             return 16
+        if self.kernel == "trellis":
+            return 32
         return 8 if RUNS.get(self.run, 1) == 1 else RUNS[self.run] * 8 // 2
 
 
@@ -127,12 +129,17 @@ def specs() -> Iterator[Spec]:
     yield Spec("additive_batch", 3, "unrotated", "bf16")
     for books in range(1, 7):
         yield Spec("additive_int8", books, "", "i8")
+    for bits in (2, 3, 4, 5):
+        yield Spec("trellis", bits, "128")
+    yield Spec("trellis", 3, "128", "fp32")
+    yield Spec("trellis", 3, "64", "bf16")
+    yield Spec("trellis", 3, "unrotated")
     for dtype in ("fp16", "bf16", "fp32"):
         yield Spec("int8", 0, "", dtype)
 
 
 def compile_one(spec: Spec, target: str) -> Compiled:
-    """Compile what ``kernels/triton_decode.py`` and ``kernels/triton_batch.py`` launch.
+    """Compile what ``kernels/triton_decode.py``, ``triton_batch.py`` and ``triton_trellis.py`` launch.
 
     Raises:
         Exception: of many kinds, where Triton cannot. Some of LLVM's errors end the process.
@@ -142,19 +149,27 @@ def compile_one(spec: Spec, target: str) -> Compiled:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from comfy_vq.kernels import triton_batch, triton_decode
+    from comfy_vq.kernels import triton_batch, triton_decode, triton_trellis
 
     backend, architecture = target.split(":")
     warp = 64 if architecture.startswith("gfx9") else 32
     gpu = GPUTarget(backend, int(architecture) if backend == "cuda" else architecture, warp)
-    module = triton_batch if spec.kernel == "additive_batch" else triton_decode
+    modules = {"additive_batch": triton_batch, "trellis": triton_trellis}
+    module = modules.get(spec.kernel, triton_decode)
     kernel = getattr(module, spec.kernel)
     kinds = {"codes": "*i8" if spec.kernel == "int8" else "*u8", "codebooks": "*u8"}
+    kinds |= {"table": "*u8" if spec.kernel == "trellis" else "*i64", "hadamard": "*i8"}
     kinds |= {"signs": "*u8", "scales": "*fp16", "out": f"*{spec.dtype}"}
-    kinds |= {"table": "*i64", "items": "*i32"}
+    kinds |= {"items": "*i32"}
     pointers = [name for name in kinds if name in kernel.arg_names]
+    width = 8 * RUNS.get(spec.run, 1)
     possible = {
         "M": spec.books,
+        "K": spec.books,
+        "L": 12,
+        "WIDTH": width,
+        "ROTATED": width > 8,
+        "RUNS": triton_trellis.TILE // width,
         "RUN": RUNS.get(spec.run),
         "BYTES": spec.sums_are_bytes,
         "PAIRED": True,
@@ -172,7 +187,7 @@ def compile_one(spec: Spec, target: str) -> Compiled:
         constexprs=constants,
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in pointers},
     )
-    warps = 4 if spec.kernel == "int8" else triton_decode.LANES // warp
+    warps = 4 if spec.kernel in ("int8", "trellis") else triton_decode.LANES // warp
     started = time.perf_counter()
     options = {"num_warps": warps, "num_stages": 1}
     if spec.most_registers is not None:

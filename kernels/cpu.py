@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from . import eager
 from .coded import Additive, OnGrid, Trellis
-from .hadamard import hadamard_matrix, sign_vector
+from .hadamard import hadamard_bytes, hadamard_matrix, sign_vector
 from .windows import windows
 
 _int_mm: Any = getattr(torch, "_int_mm", None)
@@ -104,7 +104,7 @@ def _unrotated(numbers: Tensor, block: int) -> Tensor:
     if values.dtype != torch.int8:
         values = _buffer("bytes", torch.int8, values.shape).copy_(values)
     product = _buffer("product", torch.int32, values.shape)
-    return _int_mm(values, _hadamard_bytes(block), out=product)
+    return _int_mm(values, hadamard_bytes(block), out=product)
 
 
 @lru_cache(maxsize=1)
@@ -117,7 +117,7 @@ def multiplies_bytes() -> bool:
         return False
     values = torch.arange(-128, 128, dtype=torch.int16).to(torch.int8).view(-1, 128)
     try:
-        found = _int_mm(values, _hadamard_bytes(128))
+        found = _int_mm(values, hadamard_bytes(128))
     except RuntimeError:
         return False
     return torch.equal(found.float(), values.float() @ hadamard_matrix(128))
@@ -162,12 +162,6 @@ def _bags(books: int, codes: int) -> Tensor:
 def _whole(groups: int) -> int:
     """At least ``groups``, and one of few numbers."""
     return 1 << max(_SLICE.bit_length() - 4, (groups - 1).bit_length())
-
-
-@lru_cache(maxsize=16)
-def _hadamard_bytes(order: int) -> Tensor:
-    with torch.inference_mode(False):
-        return hadamard_matrix(order).to(torch.int8)
 
 
 @lru_cache(maxsize=256)

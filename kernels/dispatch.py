@@ -54,6 +54,7 @@ _KERNELS: dict[str, list[Kernel]] = {
         Kernel("eager", eager.decode_additive_int8),
     ],
     "decode_trellis": [
+        Kernel("triton", triton_ready.decode_trellis, triton_ready.TRELLIS),
         Kernel("cpu", cpu.decode_trellis, (OnCPU(),)),
         Kernel("eager", eager.decode_trellis),
     ],

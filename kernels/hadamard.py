@@ -63,6 +63,13 @@ def hadamard_matrix(order: int, device: torch.device | str = "cpu") -> Tensor:
     return matrix.to(device)
 
 
+@lru_cache(maxsize=16)
+def hadamard_bytes(order: int, device: torch.device | str = "cpu") -> Tensor:
+    """``hadamard_matrix`` in int8."""
+    with torch.inference_mode(False):  # it is used in and out of that mode
+        return hadamard_matrix(order, device).to(torch.int8)
+
+
 def block_hadamard(x: Tensor, block: int) -> Tensor:
     """``x H``, unnormalized, float32 of x's shape ``[..., width]``.
 

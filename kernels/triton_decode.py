@@ -123,7 +123,7 @@ def decode_additive(
     """
     rows, groups, books = weight.codes.shape
     device = weight.codes.device
-    matrix = _room(rows, groups * 8, dtype, device, out)
+    matrix = room(rows, groups * 8, dtype, device, out)
     run = run_length(weight.rotation)
     runs = rows * groups // run
     codes, codebooks = aligned(weight.codes), aligned(weight.codebooks)
@@ -158,7 +158,7 @@ def decode_additive_int8(
 ) -> Tensor:
     """Sums as signed bytes; arguments as in ``dispatch.decode_additive_int8``."""
     rows, width, books = codes.shape
-    sums = _room(rows, width * 8, torch.int8, codes.device, out)
+    sums = room(rows, width * 8, torch.int8, codes.device, out)
     if sums.data_ptr() % 4:
         raise ValueError("out begins at an address that is not a multiple of 4")
     groups = rows * width
@@ -184,7 +184,7 @@ def decode_int8(
 ) -> Tensor:
     """Weights from int8 rows; arguments as in ``dispatch.decode_int8``."""
     rows, width = codes.shape
-    weight = _room(rows, width, dtype, codes.device, out)
+    weight = room(rows, width, dtype, codes.device, out)
     tiles = -(-width // INT8_BLOCK)
     with current(codes.device):
         int8[(rows * tiles,)](
@@ -193,7 +193,7 @@ def decode_int8(
     return weight
 
 
-def _room(
+def room(
     rows: int, width: int, dtype: torch.dtype, device: torch.device, out: Tensor | None
 ) -> Tensor:
     """``out``, or a new matrix where it is None.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import eager
-from .coded import Additive
+from .coded import Additive, Trellis
 from .constraints import Architecture, Case, OneOf, OnGraphicsCard
 from .hadamard import Rotation
 from .tables import sums_are_bytes
@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 ARCHITECTURE = Architecture((8, 0), ("gfx942", "gfx1100", "gfx1201"))
 
-_broken: dict[torch.device, str] = {}
+_broken: dict[tuple[torch.device, bool], str] = {}
+"""Devices whose kernels failed, and whether those of trellis codes: these need more of a compiler."""
 _batches: dict[tuple[Case, bool], str | None] = {}
 
 
@@ -38,7 +39,7 @@ def kernels() -> ModuleType | str:
 class Works:
     """Triton imports, and decodes a tiny case of the same kind here as eager PyTorch does.
 
-    What fails once is not tried again on that device, by any kernel.
+    What fails once is not tried again on that device, by any kernel of its module.
     """
 
     def __str__(self) -> str:
@@ -48,13 +49,14 @@ class Works:
         module = kernels()
         if isinstance(module, str):
             return module
-        if case.device not in _broken:
+        key = (case.device, case.window > 0)
+        if key not in _broken:
             failure = _try(module, case)
             if failure is None:
                 return None
-            _broken[case.device] = failure
+            _broken[key] = failure
             log.warning("VQ: no Triton on %s, eager PyTorch decodes: %s", case.device, failure)
-        return _broken[case.device]
+        return _broken[key]
 
 
 ADDITIVE = (
@@ -71,6 +73,16 @@ ADDITIVE_INT8 = (
     ARCHITECTURE,
     OneOf("dtype", (torch.int8,)),
     OneOf("books", (1, 2, 3, 4, 5, 6)),
+    OneOf("index_bits", (32,)),
+    Works(),
+)
+TRELLIS = (
+    OnGraphicsCard(),
+    ARCHITECTURE,
+    OneOf("dtype", (torch.float16, torch.bfloat16, torch.float32)),
+    OneOf("books", (2, 3, 4, 5)),
+    OneOf("window", (10, 12)),
+    OneOf("block", (0, 64, 128)),
     OneOf("index_bits", (32,)),
     Works(),
 )
@@ -91,6 +103,11 @@ def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = N
 def decode_additive_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
     """As ``eager.decode_additive_int8``, where nothing in ``ADDITIVE_INT8`` refuses."""
     return _loaded().decode_additive_int8(*arguments, out=out)
+
+
+def decode_trellis(weight: Trellis, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """As ``eager.decode_trellis``, where nothing in ``TRELLIS`` refuses."""
+    return _trellis().decode_trellis(weight, dtype, out)
 
 
 def decode_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
@@ -162,8 +179,19 @@ def _loaded() -> Any:
     return kernels()
 
 
+def _trellis() -> Any:
+    from . import triton_trellis
+
+    return triton_trellis
+
+
 def _try(module: Any, case: Case) -> str | None:
     """What is wrong with decoding tiny cases, or None."""
+    if case.window:
+        tiny = (_tiny_trellis(case), case.dtype)
+        return _compare(
+            lambda: torch.equal(_trellis().decode_trellis(*tiny), eager.decode_trellis(*tiny)), case
+        )
     if case.dtype == torch.int8:
         return _differs("decode_additive_int8", module, case, _tiny_sums(case))
     if not case.books:
@@ -214,6 +242,12 @@ def _tiny_additive(case: Case, byte_sums: bool = False) -> Additive:
         Rotation(case.block, 0) if case.block else None,
         width,
     )
+
+
+def _tiny_trellis(case: Case) -> Trellis:
+    codes, _, step, offset, scales, rotation, period = _tiny_additive(case)
+    table = torch.arange(1 << case.window, device=codes.device).mul_(101).to(torch.uint8)
+    return Trellis(codes, table[None, :, None], step, offset, scales, rotation, period)
 
 
 def _tiny_sums(case: Case) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ def test_says_what_decodes_and_why(run):
     status, out, err = run("doctor")
     assert (status, err) == (0, "")
     assert torch.__version__ in out and "ComfyUI       not found" in out
-    for operation in ("decode_additive", "decode_int8"):
+    for operation in ("decode_additive", "decode_trellis", "decode_int8"):
         assert kernels.explain(operation, torch.device("cpu")) in out
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from comfy_vq import kernels
-from comfy_vq.kernels import Additive, Rotation, eager
+from comfy_vq.kernels import Additive, Rotation, Trellis, eager
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 BLOCKS = [0, 64, 128]
@@ -35,14 +35,14 @@ def case(rows, width, books, block, dtype, period=None, scales=None, seed=0):
 def on(device, arguments):
     weight, dtype = arguments
     moved = (a.to(device) if isinstance(a, torch.Tensor) else a for a in weight)
-    return Additive(*moved), dtype
+    return type(weight)(*moved), dtype
 
 
 def test_a_graphics_card_decodes_with_triton(device):
     """What follows would hold for eager PyTorch too, and say nothing of the kernels."""
     if device.type == "cpu":
         pytest.skip("the CPU stands in for a graphics card")
-    for operation in ("decode_additive", "decode_int8"):
+    for operation in ("decode_additive", "decode_trellis", "decode_int8"):
         assert ": triton" in kernels.explain(operation, device)
 
 
@@ -53,6 +53,19 @@ def test_additive(device, books, block, dtype):
     arguments = case(37, 384, books, block, dtype)
     found = kernels.decode(*on(device, arguments))
     assert same(found, eager.decode_additive(*arguments))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("window", [10, 12])
+@pytest.mark.parametrize("bits", range(2, 6))
+@pytest.mark.parametrize(("rows", "width"), [(37, 384), (640, 1280)])
+def test_trellis(device, rows, width, bits, window, block, dtype):
+    weight, _ = case(rows, width, bits, block, dtype)
+    table = torch.arange(1 << window).mul_(101).to(torch.uint8).view(1, -1, 1)
+    arguments = Trellis(*weight)._replace(codebooks=table), dtype
+    found = kernels.decode(*on(device, arguments))
+    assert same(found, eager.decode_trellis(*arguments))
 
 
 @pytest.mark.parametrize(
