@@ -153,7 +153,10 @@ def _sample(plan: Plan, coded: int, device: torch.device) -> Tensor:
         if plan.choices[layer.name].codec is not None:
             widths[layer.shape[1]] += layer.numel
     width = widths.most_common(1)[0][0]
-    most = _CPU_SAMPLE * torch.get_num_threads() if device.type == "cpu" else _SAMPLE
+    most = _SAMPLE
+    if device.type == "cpu":
+        slow = any(choice.codec == "trellis" for choice in plan.choices.values())
+        most = (_CPU_SAMPLE >> 3 * slow) * torch.get_num_threads()
     size = max(_LEAST_SAMPLE, min(most, _typical_size(plan, coded), int(coded * _SPEND)))
     return _random((max(1, size // width), width), device)
 

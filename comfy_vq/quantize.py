@@ -48,6 +48,8 @@ def plan_for(
     *,
     exclude: Sequence[str] = (),
     family: str | None = None,
+    codec: str = codecs.CODECS[0],
+    effort: str = "balanced",
 ) -> Plan:
     """The plan for a model without coding anything; see ``plan.make_plan``."""
     layers, other_bits, other_numel = [], 0, 0
@@ -59,7 +61,8 @@ def plan_for(
         else:
             other_bits += layer.numel * itemsize
             other_numel += layer.numel
-    return make_plan(layers, other_bits, other_numel, bits, family=family, exclude=exclude)
+    how = {"family": family, "exclude": exclude, "codec": codec, "effort": effort}
+    return make_plan(layers, other_bits, other_numel, bits, **how)
 
 
 def quantize(
@@ -69,6 +72,7 @@ def quantize(
     effort: str = "balanced",
     exclude: Sequence[str] = (),
     family: str | None = None,
+    codec: str = codecs.CODECS[0],
     device: torch.device | str = "cpu",
     seed: int = 0,
     progress: OnProgress | None = None,
@@ -84,6 +88,7 @@ def quantize(
         effort: ``fast``, ``balanced`` or ``best``.
         exclude: layers to leave dense; see ``plan.make_plan``.
         family: architecture whose sensitivities to plan by; None to detect it.
+        codec: one of ``codecs.CODECS``; see ``plan.make_plan``.
         device: to encode on.
         seed: the same weights, bits, effort and seed give the same model.
         progress: see ``OnProgress``.
@@ -97,7 +102,9 @@ def quantize(
     """
     if effort not in codecs.EFFORTS:
         raise VQError(f"effort: found {effort!r}, expected one of {', '.join(codecs.EFFORTS)}")
-    plan = plan or plan_for(weights, bits, exclude=exclude, family=family)
+    plan = plan or plan_for(
+        weights, bits, exclude=exclude, family=family, codec=codec, effort=effort
+    )
     clock = Clock(plan, progress)
     numel = sum(layer.numel for layer in plan.layers) + plan.other_numel
     spare = (plan.target + TOLERANCE - plan.bits) * numel

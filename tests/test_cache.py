@@ -30,7 +30,8 @@ def key(folder, tensors=TENSORS, name="model.safetensors", metadata=None, **how)
     tensors = {f"model.diffusion_model.{k}" if "." in k else k: t for k, t in tensors.items()}
     save_file(tensors, folder / name, metadata)
     weights, how = checkpoint.open_dense(folder / name), {**HOW, **how}
-    plan = plan_for(weights, how.pop("bits"), exclude=how["exclude"])
+    codec = how.pop("codec", "additive")
+    plan = plan_for(weights, how.pop("bits"), exclude=how["exclude"], codec=codec)
     return key_of(weights, plan, **how)
 
 
@@ -65,6 +66,7 @@ def test_the_same_weights_are_found_wherever_they_lie(tmp_path):
     [
         {"bits": 4.5},
         {"effort": "balanced"},
+        {"codec": "trellis"},
         {"seed": 1},
         {"exclude": ("blocks.0.",)},
         {"name": "other.safetensors"},

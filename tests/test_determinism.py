@@ -33,13 +33,17 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("effort", ["fast", "balanced", "best"])
-def test_the_number_of_threads_does_not_show(source, tmp_path, threads, effort):
+@pytest.mark.parametrize(
+    ("codec", "effort"),
+    [("additive", "fast"), ("additive", "balanced"), ("additive", "best"), ("trellis", "fast")],
+)
+def test_the_number_of_threads_does_not_show(source, tmp_path, threads, codec, effort):
     found = set()
     for count in (1, 2, 3, 8):
         threads(count)
         checkpoint.save(
-            tmp_path / "vq", quantize(checkpoint.open_dense(source), 3.0, effort=effort)
+            tmp_path / "vq",
+            quantize(checkpoint.open_dense(source), 3.0, effort=effort, codec=codec),
         )
         found.add(hashlib.sha256((tmp_path / "vq").read_bytes()).hexdigest())
     assert len(found) == 1

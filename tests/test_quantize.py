@@ -56,6 +56,28 @@ def test_the_average_over_the_whole_model_is_met(weights, bits, effort):
     assert model.numel == sum(t.numel() for t in weights.tensors.values())
 
 
+@pytest.mark.parametrize("bits", [2.2, 3.0])
+def test_a_model_is_coded_by_the_codec_asked_for(weights, bits):
+    model = quantize(weights, bits, effort="fast", codec="trellis")
+    assert model.bits_per_weight == pytest.approx(bits, abs=0.02)
+    assert "trellis" in {w.codec for w in model.layers.values()} <= {"trellis", "additive", "int8"}
+    additive = quantize(weights, bits, effort="balanced")
+
+    def noise(coded):
+        decoded = coded.decode(torch.float32)
+        errors = (decoded[k] - t.float() for k, t in weights.tensors.items())
+        return sum(float(error.square().sum()) for error in errors)
+
+    assert noise(model) < 0.9 * noise(additive)
+
+
+def test_a_trellis_shrinks_nothing_either(weights):
+    model = quantize(weights, 2.2, effort="fast", codec="trellis")
+    name, coded = next((n, w) for n, w in model.layers.items() if w.codec == "trellis")
+    weight = weights.tensors[f"{name}.weight"].float()
+    assert (coded.decode() * weight).sum() / weight.square().sum() == pytest.approx(1, abs=2e-3)
+
+
 def test_every_tensor_is_either_coded_or_kept_as_it_is(weights):
     model = quantize(weights, 3.5, effort="fast", exclude=["conv"])
     decoded = model.decode()

@@ -9,7 +9,7 @@ import torch
 
 from ..budget import Fit, parse_bits
 from ..checkpoint.atomic import free_bytes
-from ..codecs import EFFORTS
+from ..codecs import CODECS, EFFORTS
 from ..errors import VQError
 
 
@@ -74,6 +74,16 @@ def check_space(path: Path, nbytes: int) -> None:
             f"{path}: found {free / 1e6:.1f} MB free, expected {nbytes / 1e6:.1f} MB; free some space, "
             "or name a file on another disk"
         )
+
+
+def add_codec(parser: argparse.ArgumentParser) -> None:
+    """What to code by."""
+    parser.add_argument(
+        "--codec",
+        choices=CODECS,
+        default=CODECS[0],
+        help="how weights are coded; trellis is better at the same size, and slower to encode and decode",
+    )
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:

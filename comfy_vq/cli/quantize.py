@@ -34,6 +34,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="average bits per weight of the whole diffusion model, everything counted: 2.0 to 8.0; "
         'or "fit 4 GB": as many as sampling one picture within so much graphics memory allows',
     )
+    arguments.add_codec(parser)
     arguments.add_encoding(parser)
     parser.add_argument(
         "--exclude",
@@ -52,11 +53,9 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     arguments.check_destination(args.dst, args.force)
     weights = checkpoint.open_dense(args.src)
-    plan = plan_within(
-        args.bits,
-        partial(plan_for, weights, exclude=args.exclude, family=args.family),
-        _sampling_bytes,
-    )
+    how = {"exclude": args.exclude, "family": args.family}
+    how |= {"codec": args.codec, "effort": args.effort}
+    plan = plan_within(args.bits, partial(plan_for, weights, **how), _sampling_bytes)
     print(plan.table(), flush=True)
     expected = estimate(plan, args.effort, args.device, _sampling_bytes(plan))
     print(f"{expected}{_unknown(plan)}", flush=True)

@@ -15,13 +15,14 @@ from .registry import Codec, get, names, register, stored_bits
 from .scales import ScaleRangeError
 from .trellis import Trellis, TrellisSpec
 from .weight import CodebookSet, Piece, VQWeight
-from .widths import WIDTHS, Width, spec_for
+from .widths import CODECS, WIDTHS, Width, spec_for, widths_of
 
 register(Additive())
 register(Int8())
 register(Trellis())
 
 __all__ = [
+    "CODECS",
     "EFFORTS",
     "OWN",
     "WIDTHS",
@@ -43,4 +44,5 @@ __all__ = [
     "shipped_table",
     "spec_for",
     "stored_bits",
+    "widths_of",
 ]

@@ -88,7 +88,9 @@ class Additive(OnGrid):
     name = "additive"
     kind = kernels.Additive
 
-    def spec_for(self, bits: int, shape: tuple[int, ...], seed: int = 0) -> AdditiveSpec:
+    def spec_for(
+        self, bits: int, shape: tuple[int, ...], seed: int = 0, effort: str = "balanced"
+    ) -> AdditiveSpec:
         shipped_set(bits)
         return AdditiveSpec(bits, usual_rotation(shape, seed))
 

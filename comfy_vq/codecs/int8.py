@@ -34,7 +34,9 @@ class Int8:
     def supports(self, shape: tuple[int, ...]) -> bool:
         return len(shape) in RANKS and 0 not in shape
 
-    def spec_for(self, bits: int, shape: tuple[int, ...], seed: int = 0) -> Int8Spec:
+    def spec_for(
+        self, bits: int, shape: tuple[int, ...], seed: int = 0, effort: str = "balanced"
+    ) -> Int8Spec:
         if bits != 8:
             raise VQError(f"codec int8 has 8 bits per weight, not {bits}")
         return Int8Spec()

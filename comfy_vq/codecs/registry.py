@@ -23,7 +23,9 @@ class Codec(Protocol):
         """Whether weights of this shape can be coded."""
         ...
 
-    def spec_for(self, bits: int, shape: tuple[int, ...], seed: int = 0) -> Any:
+    def spec_for(
+        self, bits: int, shape: tuple[int, ...], seed: int = 0, effort: str = "balanced"
+    ) -> Any:
         """The specification that ``encode`` would choose without looking at the weight."""
         ...
 

@@ -75,11 +75,12 @@ class Trellis(OnGrid):
     name = "trellis"
     kind = kernels.Trellis
 
-    def spec_for(self, bits: int, shape: tuple[int, ...], seed: int = 0) -> TrellisSpec:
-        """That of efforts ``balanced`` and ``best``; ``fast`` takes windows of 10 bits."""
+    def spec_for(
+        self, bits: int, shape: tuple[int, ...], seed: int = 0, effort: str = "balanced"
+    ) -> TrellisSpec:
         if bits not in BITS:
             raise VQError(f"trellis codes have 2 to 5 bits per weight, not {bits}")
-        return TrellisSpec(bits, rotation=usual_rotation(shape, seed))
+        return TrellisSpec(bits, EFFORTS[effort].window, usual_rotation(shape, seed))
 
     def encode(
         self,
@@ -95,13 +96,12 @@ class Trellis(OnGrid):
     ) -> VQWeight:
         """Code a weight; see ``codecs.encode``."""
         shape, tries = tuple(weight.shape), EFFORTS[effort]
-        matrix, spec = to_matrix(weight), self.spec_for(bits, shape, seed)
-        shared = shipped_table(bits, tries.window)
-        search = ViterbiSearch(shared.to(weight.device), bits)
+        matrix, spec = to_matrix(weight), self.spec_for(bits, shape, seed, effort)
+        search = ViterbiSearch(shipped_table(bits, spec.window).to(weight.device), bits)
         coder = Coder(shape[1], search, importance, tries.passes, on_progress, unbiased)
-        turned = coder.rotation(rotation, spec.rotation, matrix)
-        spec = replace(spec, window=tries.window, rotation=turned)
-        return VQWeight(spec, shape, weight.dtype, coder.code(matrix, turned), search.shared)
+        spec = replace(spec, rotation=coder.rotation(rotation, spec.rotation, matrix))
+        tensors = coder.code(matrix, spec.rotation)
+        return VQWeight(spec, shape, weight.dtype, tensors, search.shared)
 
     def codebook_shape(self, spec: TrellisSpec) -> tuple[int, ...]:
         return (1, 1 << spec.window, 1)

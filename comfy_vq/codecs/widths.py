@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import VQError
 from . import registry
 from .codebooks import gaussian_sqnr_db
 
@@ -23,13 +24,28 @@ class Width:
     sqnr_db: float
 
 
-WIDTHS = tuple(
-    Width(*key, sqnr_db)
-    for key, sqnr_db in sorted(gaussian_sqnr_db().items())
-    if key[0] != "trellis"
-)
+WIDTHS = tuple(Width(*key, sqnr_db) for key, sqnr_db in sorted(gaussian_sqnr_db().items()))
+
+CODECS = ("additive", "trellis")
+"""What a model may be coded by; the first is the default."""
 
 
-def spec_for(codec: str, bits: int, shape: tuple[int, ...], seed: int = 0) -> Any:
+def widths_of(codec: str) -> tuple[Width, ...]:
+    """Those that a plan may choose from for a model that is coded by one of ``CODECS``.
+
+    Its own, and those of the others at numbers of bits that it does not have.
+
+    Raises:
+        VQError: another codec.
+    """
+    if codec not in CODECS:
+        raise VQError(f"codec: found {codec!r}, expected one of {', '.join(CODECS)}")
+    own = {width.bits for width in WIDTHS if width.codec == codec}
+    return tuple(w for w in WIDTHS if w.codec == codec or w.bits not in own)
+
+
+def spec_for(
+    codec: str, bits: int, shape: tuple[int, ...], seed: int = 0, effort: str = "balanced"
+) -> Any:
     """The specification that ``encode`` chooses for a shape without looking at the weight."""
-    return registry.get(codec).spec_for(bits, shape, seed)
+    return registry.get(codec).spec_for(bits, shape, seed, effort)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..budget import parse_bits
+from ..codecs import CODECS
 from ..errors import VQError
 from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.quantizing import quantize_model
@@ -60,6 +61,13 @@ class VQQuantizeModel(io.ComfyNode):
                     "on this graphics card. Layers that int8 would harm stay exact.",
                 ),
                 spare_memory_input(),
+                io.Combo.Input(
+                    "codec",
+                    options=list(CODECS),
+                    default=CODECS[0],
+                    optional=True,
+                    tooltip="How weights are coded. trellis: better at the same size, slower to quantize and to run.",
+                ),
             ],
             outputs=[io.Model.Output("model"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -83,6 +91,7 @@ class VQQuantizeModel(io.ComfyNode):
         cache: bool = True,
         compute: str = "auto",
         spare_vram: int = 0,
+        codec: str = CODECS[0],
     ) -> io.NodeOutput:
         quantized, report = quantize_model(
             model,
@@ -93,6 +102,7 @@ class VQQuantizeModel(io.ComfyNode):
             host_cache() if cache else None,
             compute,
             spare_vram,
+            codec,
         )
         return io.NodeOutput(quantized, report, ui=ui.PreviewText(report))
 

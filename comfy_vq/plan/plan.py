@@ -26,9 +26,10 @@ TOLERANCE = 0.02
 TINY = 4096
 """Layers of fewer weights stay dense while the target allows it: they weigh nothing and are
 slower to decode than to read."""
-_WIDTHS = codecs.WIDTHS
-_DENSE = len(_WIDTHS)
 _GRID_BITS = 64  # a set's step and offset, two float32
+
+
+Widths = tuple[codecs.Width, ...]
 
 
 class UnreachableError(VQError):
@@ -86,6 +87,8 @@ def make_plan(
     *,
     family: str | None = None,
     exclude: Sequence[str] = (),
+    codec: str = codecs.CODECS[0],
+    effort: str = "balanced",
 ) -> Plan:
     """Choose a codec and width, or none, for every layer.
 
@@ -95,24 +98,27 @@ def make_plan(
         bits: wanted average per weight over ``layers`` and the others, everything counted.
         family: one of ``FAMILIES``; None to detect it from names and shapes.
         exclude: layers to leave dense: glob patterns of whole names, or parts of names.
+        codec: one of ``codecs.CODECS``; see ``codecs.widths_of``.
+        effort: of the encoding, which sets may depend on.
 
     Raises:
-        VQError: no layers; a bad ``bits``; an unknown family; an exclude that matches no layer; a
+        VQError: no layers; a bad ``bits``; an unknown family or codec; an exclude that matches no layer; a
             target that cannot be met (UnreachableError), with the range that can.
     """
-    layers = tuple(layers)
+    layers, widths = tuple(layers), codecs.widths_of(codec)
     if not layers:
         raise VQError("found no layer that can be coded, expected at least one weight matrix")
     if not (isinstance(bits, int | float) and math.isfinite(bits) and bits > 0):
         raise VQError(f"bits: found {bits!r}, expected a positive number of bits per weight")
+    set_bits = _set_bits(widths, effort)
     family = family or detect_family({layer.name: layer.shape for layer in layers})
     excluded = _excluded([layer.name for layer in layers], exclude)
     weights = sum(layer.numel for layer in layers) + other_numel
     noise_per_nmse = sensitivities(layers, family)
     budget = bits * weights - other_bits
-    options = _options(layers, noise_per_nmse, excluded, keep_tiny=True)
+    options = _options(layers, widths, set_bits, noise_per_nmse, excluded, keep_tiny=True)
     if reachable(options)[0] > budget:
-        options = _options(layers, noise_per_nmse, excluded, keep_tiny=False)
+        options = _options(layers, widths, set_bits, noise_per_nmse, excluded, keep_tiny=False)
     low, high = ((end + other_bits) / weights for end in reachable(options))
     if not low - TOLERANCE <= bits <= high + TOLERANCE:
         raise UnreachableError(
@@ -130,7 +136,10 @@ def make_plan(
         )
     noise = options.total_noise(chosen)
     return Plan(
-        {layer.name: _choice(w, layer) for layer, w in zip(layers, chosen.tolist(), strict=True)},
+        {
+            layer.name: _choice(widths, option, layer)
+            for layer, option in zip(layers, chosen.tolist(), strict=True)
+        },
         layers,
         other_bits,
         other_numel,
@@ -141,29 +150,35 @@ def make_plan(
     )
 
 
-def _choice(option: int, layer: Layer) -> Choice:
-    if option == _DENSE:
+def _choice(widths: Widths, option: int, layer: Layer) -> Choice:
+    if option == len(widths):
         return Choice(None, layer.itemsize_bits)
-    return Choice(_WIDTHS[option].codec, _WIDTHS[option].bits)
+    return Choice(widths[option].codec, widths[option].bits)
 
 
 def _options(
-    layers: Sequence[Layer], sensitivity: np.ndarray, excluded: set[str], *, keep_tiny: bool
+    layers: Sequence[Layer],
+    widths: Widths,
+    set_bits: np.ndarray,
+    sensitivity: np.ndarray,
+    excluded: set[str],
+    *,
+    keep_tiny: bool,
 ) -> Options:
     """All widths, then dense, for every layer; excluded (and tiny) layers have only dense."""
-    bits = np.full((len(layers), len(_WIDTHS) + 1), np.inf)
+    bits, dense = np.full((len(layers), len(widths) + 1), np.inf), len(widths)
     for row, layer in enumerate(layers):
-        bits[row, _DENSE] = layer.numel * layer.itemsize_bits
+        bits[row, dense] = layer.numel * layer.itemsize_bits
         if layer.name in excluded or (keep_tiny and layer.numel < TINY):
             continue
-        for column, width in enumerate(_WIDTHS):
+        for column, width in enumerate(widths):
             stored = _stored_bits(width.codec, width.bits, layer.shape)
-            if stored < bits[row, _DENSE]:
+            if stored < bits[row, dense]:
                 bits[row, column] = stored
     # Least squares shrinks a weight by its NMSE d. The shrinking adds up over layers as noise does not,
     # so what counts is the noise of a weight brought back to full length: d / (1 - d).
-    nmse = np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in _WIDTHS] + [0.0])
-    return Options(bits, sensitivity[:, None] * nmse, _set_bits())
+    nmse = np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in widths] + [0.0])
+    return Options(bits, sensitivity[:, None] * nmse, set_bits)
 
 
 @cache
@@ -175,12 +190,12 @@ def _stored_bits(codec: str, bits: int, shape: tuple[int, ...]) -> float:
 
 
 @cache
-def _set_bits() -> np.ndarray:
+def _set_bits(widths: Widths, effort: str) -> np.ndarray:
     """Bits of each width's shared codebook set; 0 where it has none."""
     sizes = []
-    for width in _WIDTHS:
+    for width in widths:
         codec = codecs.get(width.codec)
-        shape = codec.codebook_shape(codec.spec_for(width.bits, (8, 8)))
+        shape = codec.codebook_shape(codec.spec_for(width.bits, (8, 8), effort=effort))
         sizes.append(0 if shape is None else 8 * math.prod(shape) + _GRID_BITS)
     return np.array([*sizes, 0], dtype=np.float64)
 

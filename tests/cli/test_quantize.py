@@ -20,6 +20,16 @@ def test_meets_the_bits_and_prints_the_plan(run, dense, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_a_model_is_coded_by_the_codec_asked_for(run, dense, tmp_path):
+    path = tmp_path / "a.safetensors"
+    assert run("quantize", dense, path, "--bits", 4, "--codec", "trellis", *FAST)[0] == 0
+    header = checkpoint.inspect(path)
+    assert header.bits_per_weight == pytest.approx(4, abs=0.02)
+    used = {header.spec(layer).codec for layer in header.layers}
+    assert "trellis" in used <= {"trellis", "additive", "int8"}
+    assert "trellis" in run("info", path)[1]
+
+
 def test_layers_can_be_left_alone(run, dense, tmp_path):
     path = tmp_path / "a.safetensors"
     command = ("quantize", dense, path, "--bits", 5, *FAST, "--exclude", "time_embed", "out.*")

@@ -28,6 +28,12 @@ SPECS = [
 ]
 
 
+@pytest.mark.parametrize("effort", codecs.EFFORTS)
+def test_specifications_are_known_before_for_any_effort(effort):
+    coded = codecs.encode(torch.randn(8, 64), 3, "trellis", effort)
+    assert coded.spec == codecs.spec_for("trellis", 3, (8, 64), effort=effort)
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_records_round_trip(spec):
     codec = codecs.get(spec.codec)

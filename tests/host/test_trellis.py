@@ -8,9 +8,10 @@ import torch
 from comfy_vq import checkpoint, codecs
 from comfy_vq.hosts.comfy.compute_mode import compute_as, mode_of
 from comfy_vq.hosts.comfy.layout import coded, is_coded
-from comfy_vq.hosts.comfy.loader import load_file
+from comfy_vq.hosts.comfy.loader import load_file, origin_of
 from comfy_vq.hosts.comfy.ops import CodedWeight
-from host.families import random_vq_model
+from comfy_vq.hosts.comfy.quantizing import quantize_model
+from host.families import random_vq_model, tiny_state_dict
 from host.sampling import load_dense, relative_l2, sample
 
 
@@ -61,3 +62,15 @@ def test_a_trellis_stays_exact_where_others_compute_in_int8(path):
         if isinstance(m, CodedWeight) and is_coded(m.weight) and coded(m.weight).codec == "trellis"
     }
     assert chosen and paths and not chosen & paths
+
+
+def test_a_node_quantizes_by_the_codec_asked_for():
+    dense = load_dense(tiny_state_dict("sd3"))
+    model, report = quantize_model(dense, 4.0, "fast", "", codec="trellis")
+    vq = origin_of(model).read()
+    used = {weight.codec for weight in vq.layers.values()}
+    assert "trellis" in used <= {"trellis", "additive", "int8"}
+    assert vq.bits_per_weight == pytest.approx(4.0, abs=0.02)
+    assert f"{vq.bits_per_weight:.3f} bits per weight" in report
+    decoded = load_dense(vq.decode(torch.float32))
+    assert relative_l2(sample(decoded, "sd3"), sample(model, "sd3")) <= 1e-5

@@ -28,7 +28,7 @@ def plan_of(layers: list[Layer], bits: float, **options) -> Plan:
     return make_plan(layers, 16 * other, other, bits, **options)
 
 
-def stored_bits(plan: Plan) -> float:
+def stored_bits(plan: Plan, window: int = 12) -> float:
     """Average counted from scratch: pieces, dense weights and each set in use once."""
     total, numel, sets = plan.other_bits, plan.other_numel, set()
     for layer in plan.layers:
@@ -41,8 +41,11 @@ def stored_bits(plan: Plan) -> float:
         spec = codecs.spec_for(choice.codec, choice.bits, layer.shape)
         total += codecs.stored_bits(spec, layer.shape)
         if codecs.get(choice.codec).codebook_shape(spec):
-            sets.add(choice.bits)
-    return (total + sum(8 * codecs.shipped_set(m).nbytes for m in sets)) / numel
+            trellis = choice.codec == "trellis"
+            shipped = codecs.shipped_table(choice.bits, window) if trellis else None
+            shipped = shipped or codecs.shipped_set(choice.bits)
+            sets.add((shipped.name, shipped.nbytes))
+    return (total + sum(8 * nbytes for _, nbytes in sets)) / numel
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -51,6 +54,32 @@ def test_meets_the_target_counted_in_full(model: str, bits: float) -> None:
     plan = plan_of(MODELS[model], bits)
     assert stored_bits(plan) == pytest.approx(plan.bits, abs=1e-9)
     assert bits - TOLERANCE <= plan.bits <= bits
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("bits", [2.2, 3.0, 5.7])
+def test_a_plan_for_a_trellis_meets_it_with_less_noise(model: str, bits: float) -> None:
+    plan = plan_of(MODELS[model], bits, codec="trellis")
+    assert stored_bits(plan) == pytest.approx(plan.bits, abs=1e-9)
+    assert bits - TOLERANCE <= plan.bits <= bits
+    used = {(choice.codec, choice.bits) for choice in plan.choices.values() if choice.codec}
+    own, others = {("trellis", k) for k in range(2, 6)}, {("additive", 1), ("additive", 6)}
+    assert used & own and used <= {*own, *others, ("int8", 8)}
+    additive = plan_of(MODELS[model], bits)
+    assert {choice.codec for choice in additive.choices.values()} <= {"additive", "int8", None}
+    if plan.sqnr_db is not None and additive.sqnr_db is not None:
+        assert plan.sqnr_db > additive.sqnr_db + 0.3
+
+
+def test_the_size_of_a_table_goes_by_the_effort() -> None:
+    plan = plan_of(MODELS["demo"], 3.0, codec="trellis", effort="fast")
+    assert stored_bits(plan, window=10) == pytest.approx(plan.bits, abs=1e-9)
+    assert stored_bits(plan, window=12) > plan.bits
+
+
+def test_codecs_that_no_model_is_coded_by_are_refused() -> None:
+    with pytest.raises(VQError, match="codec: found 'int8', expected one of additive, trellis"):
+        plan_of(MODELS["demo"], 3.0, codec="int8")
 
 
 @pytest.mark.parametrize("seed", range(6))

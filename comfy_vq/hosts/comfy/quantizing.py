@@ -13,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from ...budget import Fit, native_side, plan_within, sampling_bytes
 from ...cache import Cache
 from ...cache_key import key_of
+from ...codecs import CODECS
 from ...estimate import WHILE_SAMPLING, duration, estimate
 from ...model import VQModel
 from ...plan import Plan
@@ -43,6 +44,7 @@ def quantize_model(
     cache: Cache | None = None,
     compute: str = "auto",
     spare: int = 0,
+    codec: str = CODECS[0],
 ) -> tuple[ModelPatcher, str]:
     """A VQ MODEL that otherwise behaves as ``patcher``, which is not changed, and a report.
 
@@ -55,6 +57,7 @@ def quantize_model(
         cache: where to look for an earlier quantization, and to keep this one.
         compute: how the result computes; see ``modes.COMPUTE``.
         spare: megabytes of memory for weights that stay decoded.
+        codec: one of ``codecs.CODECS``.
 
     Raises:
         VQError: see ``ModelSource``, ``quantize`` and ``budget.fit``.
@@ -62,7 +65,8 @@ def quantize_model(
     """
     source, excluded, display = ModelSource(patcher), patterns(exclude), _Display(node_id)
     memory_of = partial(sampling_bytes_of, patcher)
-    plan = plan_within(bits, partial(plan_for, source, exclude=excluded), memory_of)
+    how = {"exclude": excluded, "codec": codec, "effort": effort}
+    plan = plan_within(bits, partial(plan_for, source, **how), memory_of)
     key, earlier = None, None
     if cache is not None:
         display.say("looking for an earlier quantization")
