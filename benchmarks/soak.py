@@ -35,7 +35,7 @@ from safetensors.torch import load_file
 
 from benchmarks.sdxl_load import comfyui_folder
 from benchmarks.soak_graphs import Picture, picture_graph
-from benchmarks.soak_result import Soak, table
+from benchmarks.soak_result import Soak, different, table
 from benchmarks.soak_schedule import Fault, Interruption, Mix, Step, schedule
 from comfy_vq.hosts.comfy_boot import boot
 from comfy_vq.hosts.locate import comfyui_version
@@ -69,12 +69,12 @@ def main() -> int:
                 runs[f"cache: {cache}"] = soak(server, steps, warm, _say)
             finally:
                 server.stop()
+    problems = [f"{name}: {line}" for name, run in runs.items() for line in run.problems()]
+    problems += [f"{name}: {line}" for name, run in runs.items() for line in run.leaks()]
+    problems += different(runs)
     said = f"ComfyUI {comfyui_version(comfyui)}, torch {torch.__version__}, seed {args.seed}"
-    text = f"{said}\n\n{table(runs)}\n"
-    problems = [
-        f"{name}: {line}" for name, run in runs.items() for line in [*run.problems(), *run.leaks()]
-    ]
-    text += "".join(f"\n* {line}" for line in problems or ["nothing is wrong"]) + "\n"
+    listed = "".join(f"* {line}\n" for line in problems or ["nothing is wrong"])
+    text = f"{said}\n\n{table(runs)}\n\n{listed}"
     print(text)
     if args.out is not None:
         args.out.write_text(text, encoding="utf-8")

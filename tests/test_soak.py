@@ -5,7 +5,7 @@ import random
 import pytest
 
 from benchmarks.soak_graphs import SAMPLER, Picture
-from benchmarks.soak_result import TOLERANCE, Soak, slope, table
+from benchmarks.soak_result import TOLERANCE, Soak, different, slope, table
 from benchmarks.soak_schedule import Interruption, Mix, schedule
 
 PICTURE = Picture("sd15", "file", (), 1)
@@ -57,6 +57,14 @@ def test_different_pictures_that_are_alike_are_noticed():
     soak.compare(PICTURE, "a")
     soak.compare(Picture("sd15", "file", (("dora", 1.0),), 1), "a")
     assert soak.problems() == ["sd15 file, dora 1, seed 1: has the bytes of another picture"]
+
+
+def test_pictures_are_compared_between_servers():
+    runs = {"one": Soak(0), "two": Soak(0)}
+    for name, digest in (("one", "a"), ("two", "b")):
+        runs[name].compare(PICTURE, digest)
+        runs[name].compare(Picture("flux", "file", (), 1), "c")
+    assert different(runs) == ["sd15 file, seed 1: differs between the servers"]
 
 
 def test_an_interruption_that_came_too_late_is_noticed():
