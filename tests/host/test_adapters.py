@@ -144,6 +144,21 @@ def test_parts_of_fused_weights(dense):
     assert relative_l2(expected, loaded(load(InMemory(vq)), family="flux")) > 1e-3
 
 
+def test_a_change_of_strength_touches_no_weight(model):
+    names = shapes(model, LAYERS["Linear"] + LAYERS["Conv2d"])
+    file = adapter("lora", names)
+
+    def codes():
+        return {k: layer.weight._qdata.data_ptr() for k, layer in model.coded_layers.items()}
+
+    before, seen = codes(), []
+    for strength in (0.2, 0.9, -0.5):
+        seen.append(sample(with_adapter(model, file, strength), "sd15"))
+        assert codes() == before
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+    assert torch.equal(sample(with_adapter(model, file, 0.2), "sd15"), seen[0])
+
+
 @pytest.mark.parametrize("dim", [0, 1])
 def test_parts_of_rows_and_of_columns(model, dense, dim):
     key = f"diffusion_model.{LAYERS['Linear'][1]}.weight"
