@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from benchmarks.soak_graphs import SAMPLER, Picture
+from benchmarks.soak_graphs import SAMPLER, Picture, picture_graph
 from benchmarks.soak_result import TOLERANCE, Soak, different, slope, table
-from benchmarks.soak_schedule import Interruption, Mix, schedule
+from benchmarks.soak_schedule import WITHOUT_VQ, Interruption, Mix, schedule
 
 PICTURE = Picture("sd15", "file", (), 1)
 MB = 10**6
@@ -91,6 +91,15 @@ def test_every_kind_occurs_while_warming_up_and_most_occur_again():
         assert nodes == set(mix.interruptions)
     assert len(set(rest) & set(mix.pictures())) > 40
     assert any(step.unload for step in steps[:warm]) and any(step.unload for step in steps[warm:])
+
+
+def test_without_vq_no_node_of_ours_takes_part():
+    steps, _ = schedule(100, 0, WITHOUT_VQ)
+    for nonce, step in enumerate(steps):
+        prompt = step.prompt
+        drawn = isinstance(prompt, Picture)
+        graph = picture_graph(prompt, nonce) if drawn else prompt.graph(nonce)
+        assert not [name for name in graph if "VQ" in graph[name]["class_type"]]
 
 
 def test_too_few_prompts_are_refused():
