@@ -1,0 +1,138 @@
+"""What a user's graph does, in this process: calls of stock nodes by name, and sampling."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import nodes
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.model import VQModel
+from host.features.variants import VARIANTS, random_vq_variant
+from host.sampling import load_dense
+
+
+class Absent(Exception):
+    """This ComfyUI has no node of that name."""
+
+
+@cache
+def stock_nodes() -> dict[str, type]:
+    """All node classes that come with ComfyUI, by name."""
+    asyncio.run(nodes.init_builtin_extra_nodes())
+    return dict(nodes.NODE_CLASS_MAPPINGS)
+
+
+def call(node: str, /, **inputs: Any) -> tuple:
+    """The outputs of a stock node; inputs that are not given get their defaults.
+
+    Raises:
+        Absent: there is no such node.
+    """
+    if node not in stock_nodes():
+        raise Absent(node)
+    cls = stock_nodes()[node]
+    for name, (kind, *options) in cls.INPUT_TYPES().get("required", {}).items():
+        inputs.setdefault(name, _default(kind, *options))
+    found = getattr(cls(), cls.FUNCTION)(**inputs)
+    if asyncio.iscoroutine(found):
+        found = asyncio.run(found)
+    return tuple(getattr(found, "result", found) or ())
+
+
+def _default(kind: str | list[str], details: dict[str, Any] | None = None) -> Any:
+    """What the interface shows in a widget that nobody has touched."""
+    details = details or {}
+    choices = details.get("options", [None]) if isinstance(kind, str) else kind
+    first = choices[0] if choices else None
+    return details.get("default", False if kind == "BOOLEAN" else first)
+
+
+def one(node: str, /, **inputs: Any) -> Any:
+    """The first output of a stock node."""
+    return call(node, **inputs)[0]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A MODEL with all that a KSampler takes besides, and where a second model comes from.
+
+    Attributes:
+        coded: whether the model under test is vector-quantized. The same feature on the same graph
+            with the dense model of the decoded weights gives what is expected.
+    """
+
+    variant: str
+    coded: bool
+    model: ModelPatcher
+    positive: list
+    negative: list
+    latent: dict[str, Any]
+    steps: int = 2
+    cfg: float = 4.0
+    sampler: str = "euler"
+    scheduler: str = "simple"
+    denoise: float = 1.0
+
+    def with_(self, **changes: Any) -> Graph:
+        return replace(self, **changes)
+
+    def second(self, seed: int = 1, coded: bool = True) -> ModelPatcher:
+        """Another model of the family; coded if asked for, where the first one is."""
+        return model_of(self.variant, self.coded and coded, seed)
+
+
+@cache
+def start(variant: str, coded: bool) -> Graph:
+    """A model of random weights with a prompt and an empty latent.
+
+    Features share it, one after the other, as the prompts of a server do.
+    """
+    chosen = VARIANTS[variant]
+    generator = torch.Generator().manual_seed(1)
+    context = torch.randn((1, 16, chosen.context), generator=generator)
+    details = {}
+    if chosen.pooled:
+        details["pooled_output"] = torch.randn((1, chosen.pooled), generator=generator)
+    return Graph(
+        variant,
+        coded,
+        model_of(variant, coded),
+        [[context, dict(details)]],
+        [[-context, dict(details)]],
+        {"samples": torch.zeros(chosen.latent)},
+    )
+
+
+@cache
+def vq_of(variant: str, seed: int = 0) -> VQModel:
+    return random_vq_variant(variant, seed)
+
+
+def model_of(variant: str, coded: bool, seed: int = 0) -> ModelPatcher:
+    """A fresh MODEL: vector-quantized, or dense with the decoded weights."""
+    vq = vq_of(variant, seed)
+    return load(InMemory(vq)) if coded else load_dense(vq.decode(torch.float32))
+
+
+def sample(graph: Graph) -> Tensor:
+    """Latents, as the KSampler node makes them."""
+    return one(
+        "KSampler",
+        model=graph.model,
+        seed=1,
+        steps=graph.steps,
+        cfg=graph.cfg,
+        sampler_name=graph.sampler,
+        scheduler=graph.scheduler,
+        positive=graph.positive,
+        negative=graph.negative,
+        latent_image=graph.latent,
+        denoise=graph.denoise,
+    )["samples"]
