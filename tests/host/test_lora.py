@@ -3,6 +3,7 @@
 import comfy.sd
 import pytest
 import torch
+from comfy.model_patcher import LowVramPatch
 
 from comfy_vq.hosts.comfy.layout import is_coded
 from comfy_vq.hosts.comfy.loader import InMemory, load
@@ -56,11 +57,13 @@ def test_partly_loaded(case, share):
 
 
 def test_dynamic_vram_leaves_the_codes_alone(case):
-    """Its patches would be written back into coded weights; they become functions instead."""
+    """Its patches would be written back into coded weights; they run beside them instead."""
     _, model, _ = case
-    layer = next(m for m in model.model.modules() if isinstance(m, CodedWeight))
-    layer.weight_lowvram_function = patch = lambda weight: weight + 1
+    key, layer = next(iter(model.coded_layers.items()))
+    layer.weight_lowvram_function = LowVramPatch(key, model.patches)
     for callback in model.get_all_callbacks("on_load_after"):
         callback(model, CPU, 0, False, False)
-    assert layer.weight_lowvram_function is None and layer.weight_function == [patch]
-    layer.weight_function = []
+    assert layer.weight_lowvram_function is None and layer.weight_function == []
+    assert layer.patches is model.made_patches()[key]
+    model.unpatch_model(CPU)
+    assert layer.patches is None

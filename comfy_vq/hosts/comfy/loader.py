@@ -13,16 +13,15 @@ from typing import Any, Protocol
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ... import checkpoint
 from ...ahead import Ahead
 from ...errors import VQError
 from ...model import VQModel
-from .dense import save_dense
 from .layout import is_coded, pending
 from .ops import CodedWeight, VQOperations
+from .patcher import hold_codes
 
 _KEY = "comfy_vq"
 
@@ -81,7 +80,6 @@ def load(origin: Origin, disable_dynamic: bool = False) -> ModelPatcher:
             f"and {len(vq.dense)} dense layers; update ComfyUI, or quantize the model from within it"
         )
     _settle(patcher.model)
-    save_dense(patcher.model)
     mark(patcher, origin)
     return patcher
 
@@ -89,8 +87,7 @@ def load(origin: Origin, disable_dynamic: bool = False) -> ModelPatcher:
 def mark(patcher: ModelPatcher, origin: Origin) -> None:
     """Make ``patcher`` known as a VQ MODEL that comes from ``origin``."""
     patcher.set_attachments(_KEY, origin)
-    patcher.remove_callbacks_with_key(CallbacksMP.ON_LOAD, _KEY)
-    patcher.add_callback_with_key(CallbacksMP.ON_LOAD, _KEY, _keep_codes)
+    hold_codes(patcher)
     patcher.cached_patcher_init = (load, (origin,))
 
 
@@ -152,19 +149,3 @@ def _settle(model: torch.nn.Module) -> None:
             if is_coded(parameter):
                 dense = torch.nn.Parameter(parameter.dequantize(), requires_grad=False)
                 layer._parameters[name] = dense
-
-
-def _keep_codes(patcher: ModelPatcher, *_: Any) -> None:
-    """Keep dynamic VRAM from coding a patched weight anew.
-
-    It applies patches once and writes the result back into the weight, which for a coded one means
-    seconds of encoding and a loss. As plain weight functions they are applied to the decoded
-    weight each time.
-    """
-    for layer in patcher.model.modules():
-        if not isinstance(layer, CodedWeight) or not is_coded(layer.weight):
-            continue
-        patch = getattr(layer, "weight_lowvram_function", None)
-        if patch is not None:
-            layer.weight_lowvram_function = None
-            layer.weight_function = [patch, *layer.weight_function]

@@ -19,7 +19,9 @@ from torch.nn import Parameter
 
 from ... import compute
 from ...ahead import Slot
+from ...lowrank import Beside
 from .layout import coded, is_coded, pieces, settled
+from .patches import WeightPatches
 
 _COMPUTE_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -64,6 +66,10 @@ class CodedWeight:
     slot: Slot | None = None
     """The layer's place in the model, by which weights are decoded ahead."""
 
+    patches: WeightPatches | None = None
+    hook_patches: WeightPatches | None = None
+    """Patches of the MODEL that is loaded, and of hooks that are in force."""
+
     owns_codebooks = True
     """Whether this layer lists its codebook set in the state dict. Of all layers that refer to a
     set one does, so that the host, which sums up state dicts, counts the set once."""
@@ -82,7 +88,9 @@ class CodedWeight:
         dense = self._decoded_ahead(input)
         if dense is None:
             return self.forward_comfy_cast_weights(input)
-        return self._multiply_dense(input, dense, self._parameters["bias"])
+        return self._add_beside(
+            self._multiply_dense(input, dense, self._parameters["bias"]), input
+        )
 
     def _decoded_ahead(self, input: Tensor) -> Tensor | None:
         """The dense weight, where nothing but decoding has to be done to it and that is done.
@@ -95,7 +103,7 @@ class CodedWeight:
             return None
         if torch.compiler.is_compiling() or (input.requires_grad and torch.is_grad_enabled()):
             return None
-        if self.compute is not None and self.compute.active:
+        if self._needs_patching() or (self.compute is not None and self.compute.active):
             return None
         bias = self._parameters["bias"]
         if bias is not None and (bias.dtype is not input.dtype or bias.device != input.device):
@@ -105,19 +113,40 @@ class CodedWeight:
     def forward_comfy_cast_weights(self, input: Tensor) -> Tensor:
         # Asked for its own dtype, a coded weight comes back as it is: a cast would copy the codes
         # only to relabel them. Functions on the weight need it dense, in the input's dtype.
-        coded = is_coded(self.weight) and not self.weight_function
+        held = is_coded(self.weight) and not self.weight_function
         weight, bias, stream = comfy.ops.cast_bias_weight(
             self,
-            dtype=self.weight.dtype if coded else input.dtype,
+            dtype=self.weight.dtype if held else input.dtype,
             bias_dtype=input.dtype,
             device=input.device,
             offloadable=True,
         )
-        if is_coded(weight):
-            output = self._multiply(input, weight, bias)
-        else:
+        if not is_coded(weight):
             output = self._multiply_dense(input, weight.to(input.dtype), bias)
+        elif self._needs_patching():
+            output = self._multiply_dense(input, self._patched(weight, input.dtype), bias)
+        else:
+            output = self._add_beside(self._multiply(input, weight, bias), input)
         comfy.ops.uncast_bias_weight(self, weight, bias, stream)
+        return output
+
+    def _all_patches(self) -> tuple[WeightPatches, ...]:
+        both = (self.patches, self.hook_patches)
+        return tuple(patches for patches in both if patches is not None and not patches.idle)
+
+    def _needs_patching(self) -> bool:
+        """Whether some patch cannot run beside the weight."""
+        return any(patches.beside is None for patches in self._all_patches())
+
+    def _patched(self, weight: QuantizedTensor, dtype: torch.dtype) -> Tensor:
+        dense = coded(weight).decode(dtype)
+        for patches in self._all_patches():
+            dense = patches(dense)
+        return dense
+
+    def _add_beside(self, output: Tensor, input: Tensor) -> Tensor:
+        for patches in self._all_patches():
+            output = self._add(patches.beside, output, input)
         return output
 
     def convert_weight(self, weight: Tensor, inplace: bool = False, **_: Any) -> Tensor:
@@ -224,6 +253,9 @@ class VQOperations(comfy.ops.manual_cast):
         def _multiply_dense(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return torch.nn.functional.linear(input, weight, bias)
 
+        def _add(self, beside: Beside, output: Tensor, input: Tensor) -> Tensor:
+            return beside.add_linear(output, input)
+
     class Conv2d(CodedWeight, comfy.ops.manual_cast.Conv2d):
         def _multiply(self, input: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
             # Through the layer's own method, which other extensions replace (seamless tiling).
@@ -232,3 +264,6 @@ class VQOperations(comfy.ops.manual_cast):
         def _multiply_dense(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             output = self._conv_forward(input, weight, bias)
             return output.contiguous() if input.is_contiguous() else output
+
+        def _add(self, beside: Beside, output: Tensor, input: Tensor) -> Tensor:
+            return beside.add_conv2d(output, input, self._conv_forward)
