@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import comfy.cldm.cldm
@@ -12,27 +12,15 @@ import comfy.ldm.flux.controlnet
 import comfy.ops
 import comfy.t2i_adapter.adapter
 import comfy.utils
-import folder_paths
 import torch
 from torch import Tensor, nn
 
 from host.features.feature import Feature
-from host.features.files import folder_of, picture, tiny_vae
-from host.features.graph import Graph, one, call, sample
+from host.features.files import folder_of, picture, random_weights, tiny_vae
+from host.features.graph import Graph, call, one, sample
+from host.features.lora import with_lora
 
 OPERATIONS = {"operations": comfy.ops.manual_cast}
-
-
-def random_weights(module: nn.Module, seed: int = 11) -> dict[str, Tensor]:
-    """A state dict for ``module`` whose layers neither vanish nor explode."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {}
-    for key, tensor in module.state_dict().items():
-        width = max(1, tensor[0].numel()) if tensor.ndim > 1 else 1
-        noise = torch.randn(tensor.shape, generator=generator) / width**0.5
-        near_one = tensor.ndim == 1 and ("norm" in key or key.endswith("scale"))
-        weights[key] = 1 + 0.1 * noise if near_one else noise if tensor.ndim > 1 else 0.1 * noise
-    return weights
 
 
 def _unet_config(graph: Graph) -> dict[str, Any]:
@@ -118,6 +106,10 @@ def _control_lora(graph: Graph) -> Tensor:
     return sample(_controlled(graph, _load(_control_lora_file(graph))))
 
 
+def _lora_alone(graph: Graph) -> Tensor:
+    return sample(with_lora(graph))
+
+
 def _t2i_adapter(graph: Graph) -> Tensor:
     widths = {"cin": 64 * 3, "channels": [320, 640, 1280, 1280], "nums_rb": 4}
     weights = random_weights(comfy.t2i_adapter.adapter.Adapter_light(**widths))
@@ -154,10 +146,17 @@ def _sd35(double: bool):
 
 
 def _flux(graph: Graph) -> Tensor:
-    config = {**_unet_config(graph), **OPERATIONS}
-    network = comfy.ldm.flux.controlnet.ControlNetFlux(**config)
-    control_net = _load(_save("flux", random_weights(network)))
+    config = {**_unet_config(graph), "out_channels": 16, **OPERATIONS}
+    weights = random_weights(comfy.ldm.flux.controlnet.ControlNetFlux(**config))
+    # Files call the weights of these norms scales.
+    named = {re.sub(r"(_norm)\.weight$", r"\1.scale", key): value for key, value in weights.items()}
+    control_net = _load(_save("flux", named))
     return sample(_controlled(graph, control_net, side=128))
+
+
+def _control_lora_of_patched(graph: Graph) -> Tensor:
+    """It sees the model's LoRA, as the network that it is made of has it."""
+    return sample(_controlled(with_lora(graph), _load(_control_lora_file(graph))))
 
 
 FEATURES = [
@@ -177,6 +176,13 @@ FEATURES = [
         "sd15",
         _control_lora,
         note="shares the model's codes, and decodes them as it runs",
+    ),
+    Feature(
+        "Control-LoRA on a model with a LoRA",
+        ("ControlNetLoader", "LoraLoaderModelOnly"),
+        "sd15",
+        _control_lora_of_patched,
+        _lora_alone,
     ),
     Feature("T2I-Adapter", ("ControlNetLoader",), "sd15 long", _t2i_adapter),
     *(

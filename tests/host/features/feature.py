@@ -78,6 +78,7 @@ def patched(node: str, /, **inputs) -> Run:
     return lambda graph: sample(graph.with_(model=one(node, model=graph.model, **inputs)))
 
 
+@torch.inference_mode()  # as ComfyUI runs nodes
 def check(feature: Feature) -> Outcome:
     """Run a feature on a VQ model and on the dense model of its decoded weights.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import comfy.utils
 import nodes
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from comfy_vq.hosts.comfy.loader import InMemory, load
 from comfy_vq.model import VQModel
+from host.features.files import folder_of
 from host.features.variants import VARIANTS, random_vq_variant
-from host.sampling import load_dense
 
 
 class Absent(Exception):
@@ -116,9 +117,14 @@ def vq_of(variant: str, seed: int = 0) -> VQModel:
 
 
 def model_of(variant: str, coded: bool, seed: int = 0) -> ModelPatcher:
-    """A fresh MODEL: vector-quantized, or dense with the decoded weights."""
+    """A fresh MODEL: vector-quantized, or dense with the decoded weights, from a file."""
     vq = vq_of(variant, seed)
-    return load(InMemory(vq)) if coded else load_dense(vq.decode(torch.float32))
+    if coded:
+        return load(InMemory(vq))
+    path = folder_of("diffusion_models") / f"{variant}-{seed}.safetensors"
+    if not path.exists():
+        comfy.utils.save_torch_file(vq.decode(torch.float32), str(path))
+    return one("UNETLoader", unet_name=path.name, weight_dtype="default")
 
 
 def sample(graph: Graph) -> Tensor:
