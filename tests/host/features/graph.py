@@ -111,6 +111,13 @@ def start(variant: str, coded: bool) -> Graph:
     )
 
 
+def other_prompt(graph: Graph) -> list:
+    """Conditioning of another text."""
+    context, details = graph.positive[0]
+    noise = torch.randn(context.shape, generator=torch.Generator().manual_seed(7))
+    return [[noise, dict(details)]]
+
+
 @cache
 def vq_of(variant: str, seed: int = 0) -> VQModel:
     return random_vq_variant(variant, seed)

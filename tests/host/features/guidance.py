@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from host.features.feature import Feature, patched
-from host.features.graph import Graph, one, sample
+from host.features.graph import Graph, one, other_prompt, sample
 from host.features.sampling import custom
 
 
@@ -23,8 +23,7 @@ def _perp_neg_guider(graph: Graph) -> Tensor:
 
 
 def _dual_cfg(graph: Graph) -> Tensor:
-    second = [[0.5 * graph.positive[0][0].flip(1), {}]]
-    prompts = {"cond1": graph.positive, "cond2": second, "negative": graph.negative}
+    prompts = {"cond1": graph.positive, "cond2": other_prompt(graph), "negative": graph.negative}
     return custom(graph, one("DualCFGGuider", model=graph.model, **prompts))
 
 

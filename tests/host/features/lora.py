@@ -10,7 +10,7 @@ from torch import Tensor
 
 from host.features.feature import Feature
 from host.features.files import folder_of
-from host.features.graph import Graph, call, one, sample
+from host.features.graph import Graph, call, one, other_prompt, sample
 from host.loras import low_rank_lora
 
 
@@ -102,7 +102,7 @@ def _two_hooks_in_regions(graph: Graph) -> Tensor:
         "PairConditioningSetPropertiesAndCombine",
         positive=positive,
         negative=negative,
-        positive_NEW=[[graph.positive[0][0].flip(1), {}]],
+        positive_NEW=other_prompt(graph),
         negative_NEW=graph.negative,
         mask=1 - left,
         hooks=second,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import comfy.ldm.flux.model
 import comfy.ldm.modules.diffusionmodules.openaimodel
 import comfy.ops
 import torch
@@ -35,6 +36,28 @@ def _unet(**changes) -> nn.Module:
     return unet(**{**options, **changes})
 
 
+def _flux(**changes) -> nn.Module:
+    options = {
+        "image_model": "flux",
+        "in_channels": 16,
+        "out_channels": 16,
+        "patch_size": 2,
+        "vec_in_dim": 768,
+        "context_in_dim": 64,
+        "hidden_size": 128,
+        "mlp_ratio": 4.0,
+        "num_heads": 1,
+        "depth": 1,
+        "depth_single_blocks": 1,
+        "axes_dim": [16, 56, 56],
+        "txt_ids_dims": [],
+        "theta": 10000,
+        "qkv_bias": True,
+        "operations": comfy.ops.manual_cast,
+    }
+    return comfy.ldm.flux.model.Flux(**{**options, **changes})
+
+
 # With a second resolution and a middle block.
 _TWO_LEVELS = {
     "num_res_blocks": [1, 1],
@@ -55,6 +78,10 @@ VARIANTS = {
     **FAMILIES,
     "sd15 deep": Family(partial(_unet, **_TWO_LEVELS), "BaseModel", (1, 4, 8, 8), 768),
     "sd15 long": Family(partial(_unet, **_TWO_BLOCKS), "BaseModel", (1, 4, 8, 8), 768),
+    "flux dev": Family(partial(_flux, guidance_embed=True), "Flux", (1, 16, 8, 8), 64, 768),
+    "flux fill": Family(
+        partial(_flux, guidance_embed=True, in_channels=96), "Flux", (1, 16, 8, 8), 64, 768
+    ),
     "sd15 inpaint": Family(partial(_unet, in_channels=9), "BaseModel", (1, 4, 8, 8), 768),
     "sd15 edit": Family(
         partial(_unet, in_channels=8), "SD15_instructpix2pix", (1, 4, 8, 8), 768
