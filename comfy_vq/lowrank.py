@@ -120,24 +120,17 @@ class Beside:
         return output + F.conv2d(convolve(input, down, None), up[:, :, None, None])
 
     def _merged(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """All parts beside each other, each in its rows and columns and zero elsewhere."""
+        rows, columns = self._shape[0], torch.Size(self._shape[1:]).numel()
         pairs = [part.factors(dtype, device) for part in self._parts]
-        if len(pairs) == 1 and pairs[0][0].shape[0] == self._shape[0]:
-            ((up, down),) = pairs
-        else:
-            up, down = self._placed(pairs, dtype, device)
+        up, down = pairs[0]
+        if len(pairs) > 1 or (up.shape[0], down.shape[1]) != (rows, columns):
+            up = torch.zeros((rows, self.rank), dtype=dtype, device=device)
+            down = torch.zeros((self.rank, columns), dtype=dtype, device=device)
+            at = 0
+            for part, (own_up, own_down) in zip(self._parts, pairs, strict=True):
+                inner = slice(at, at + part.rank)
+                up[part.rows, inner] = own_up
+                down[inner, part.columns] = own_down
+                at += part.rank
         return up, down.reshape(self.rank, *self._shape[1:])
-
-    def _placed(
-        self, pairs: Sequence[tuple[Tensor, Tensor]], dtype: torch.dtype, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """All pairs beside each other, each in its rows and columns and zero elsewhere."""
-        columns = torch.Size(self._shape[1:]).numel()
-        up = torch.zeros((self._shape[0], self.rank), dtype=dtype, device=device)
-        down = torch.zeros((self.rank, columns), dtype=dtype, device=device)
-        at = 0
-        for part, (own_up, own_down) in zip(self._parts, pairs, strict=True):
-            inner = slice(at, at + part.rank)
-            up[part.rows, inner] = own_up
-            down[inner, part.columns] = own_down
-            at += part.rank
-        return up, down

@@ -88,9 +88,7 @@ class CodedWeight:
         dense = self._decoded_ahead(input)
         if dense is None:
             return self.forward_comfy_cast_weights(input)
-        return self._add_beside(
-            self._multiply_dense(input, dense, self._parameters["bias"]), input
-        )
+        return self._add_beside(self._multiply_dense(input, dense, self._parameters["bias"]), input)
 
     def _decoded_ahead(self, input: Tensor) -> Tensor | None:
         """The dense weight, where nothing but decoding has to be done to it and that is done.

@@ -8,7 +8,6 @@ merge, ...) is done each time it is decoded, as the host does where memory is sh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -92,8 +91,17 @@ class HoldsCodes:
     def partially_unload(
         self, device_to: torch.device, memory_to_free: int = 0, force_patch_weights: bool = False
     ) -> int:
+        before = self._beside_bytes()
         freed = super().partially_unload(device_to, memory_to_free, force_patch_weights)
-        return freed - self.attach_patches()
+        if not self.is_dynamic():
+            more = self.attach_patches() - before
+            self.model.model_loaded_weight_memory += more
+            return freed - more
+        if self.model.model_loaded_weight_memory == 0:  # all that it counts has been given back
+            for patches in self.made_patches().values():
+                if patches.beside is not None:
+                    patches.beside.forget()
+        return freed
 
     def unpatch_model(
         self, device_to: torch.device | None = None, unpatch_weights: bool = True
@@ -107,17 +115,14 @@ class HoldsCodes:
         """Give each coded layer of the loaded model the patches of this MODEL, and no others.
 
         Returns:
-            How many bytes more are taken on the model's device; the host's count is corrected.
+            Bytes on the model's device of what runs beside weights.
         """
-        made, more = self.made_patches(), 0
+        made = self.made_patches()
         for key, layer in self.coded_layers.items():
-            more -= _kept(layer)
             patches = made.get(key) if is_coded(layer.weight) else None
             _set_patches(layer, patches)
             self._keep(key, layer, patches)
-            more += _kept(layer)
-        self.model.model_loaded_weight_memory += more
-        return more
+        return self._beside_bytes()
 
     def patch_hook_weight_to_device(
         self,
@@ -176,6 +181,10 @@ class HoldsCodes:
             state_dict[name] = self._dense(key, layer, self.load_device).to("cpu").contiguous()
         return state_dict
 
+    def _beside_bytes(self) -> int:
+        held = (layer.patches for layer in self.coded_layers.values())
+        return sum(p.beside.nbytes for p in held if p is not None and p.beside is not None)
+
     def _coded(self, key: str) -> CodedWeight | None:
         layer = self.coded_layers.get(key)
         return layer if layer is not None and is_coded(layer.weight) else None
@@ -229,21 +238,18 @@ def _groups(layer: CodedWeight) -> int:
     return getattr(layer, "groups", 1)
 
 
-def _kept(layer: CodedWeight) -> int:
-    patches = layer.patches
-    return 0 if patches is None or patches.beside is None else patches.beside.nbytes
-
-
-def _on_load(patcher: ModelPatcher, *_: Any) -> None:
-    patcher.attach_patches()
+def _on_load(
+    patcher: ModelPatcher, device: torch.device, budget: int, force_patches: bool, full_load: bool
+) -> None:
+    beside = patcher.attach_patches()
+    if not full_load:  # then the host has counted the whole size
+        patcher.model.model_loaded_weight_memory += beside
     made = [patches for patches in patcher.made_patches().values() if not patches.idle]
-    beside = [patches.beside for patches in made if patches.beside is not None]
     if made:
+        count = sum(patches.beside is not None for patches in made)
         log.info(
             "VQ: patches run beside %d coded weights (%.1f MB); %d more are patched each time they are decoded",
-            len(beside),
-            sum(b.nbytes for b in beside) / 1e6,
-            len(made) - len(beside),
+            *(count, beside / 1e6, len(made) - count),
         )
 
 

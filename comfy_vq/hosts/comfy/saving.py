@@ -45,9 +45,9 @@ def save_model(
         )
     if patcher.patches:
         raise VQError(
-            f"this VQ MODEL carries patches (such as a LoRA) on {len(patcher.patches)} weights, which a VQ "
-            "checkpoint cannot hold: put the LoRA before VQ Quantize Model to bake it in, "
-            "or save without it and apply it after loading"
+            f"this VQ MODEL carries patches (a LoRA, a merge) on {len(patcher.patches)} weights, which a VQ "
+            "checkpoint cannot hold: put the LoRA before VQ Quantize Model to bake it in, or save without it "
+            "and apply it after loading; save a merge with ModelSave, and quantize that file"
         )
     output = folder_paths.get_output_directory()
     _refuse_outside(output, os.path.dirname(os.path.normpath(filename_prefix)), filename_prefix)

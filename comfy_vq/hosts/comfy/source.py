@@ -127,7 +127,8 @@ def _refuse_unfit(patcher: ModelPatcher) -> None:
     if origin_of(patcher) is not None:
         raise VQError(
             "this MODEL is vector-quantized already: connect the dense model to VQ Quantize Model, "
-            "quantizing twice would add the errors up"
+            "quantizing twice would add the errors up; of a merge, make the dense model the first, or save "
+            "it with ModelSave and quantize that file"
         )
     if patcher.injections.get("bypass_lora"):
         raise VQError(
