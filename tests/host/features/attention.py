@@ -94,13 +94,13 @@ FEATURES = [
     Feature(
         "Perturbed-attention guidance",
         ("PerturbedAttentionGuidance",),
-        "sd15 deep",
+        "sd15 middle",
         patched("PerturbedAttentionGuidance"),
     ),
     Feature(
         "Self-attention guidance",
         ("SelfAttentionGuidance",),
-        "sd15 deep",
+        "sd15 middle",
         patched("SelfAttentionGuidance", scale=2.0),
     ),
     Feature("HyperTile", ("HyperTile",), "sd15", _hypertile, _large_without),
@@ -108,7 +108,7 @@ FEATURES = [
     Feature(
         "Deep shrink",
         ("PatchModelAddDownscale",),
-        "sd15 deep",
+        "sd15",
         patched("PatchModelAddDownscale", **_DOWNSCALE),
     ),
     Feature("IP-Adapter: attention replaced", (), "sd15", _ip_adapter),

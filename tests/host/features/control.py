@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.cldm.cldm
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from host.features.feature import Feature
 from host.features.files import folder_of, picture, random_weights, tiny_vae
-from host.features.graph import Graph, call, one, sample
+from host.features.graph import Graph, call, one, present, sample
 from host.features.lora import with_lora
 
 OPERATIONS = {"operations": comfy.ops.manual_cast}
@@ -159,6 +160,32 @@ def _control_lora_of_patched(graph: Graph) -> Tensor:
     return sample(_controlled(with_lora(graph), _load(_control_lora_file(graph))))
 
 
+def _uni3c(graph: Graph) -> Tensor:
+    """A network that adds to each block of Wan. The autoencoder of videos is a stand-in."""
+    present("WanUni3CControlnetApply")
+    from comfy.ldm.wan.uni3c import WanUni3CControlnet
+
+    widths = {"conv_out_dim": 128, "dim": 96, "ffn_dim": 128, "num_heads": 4, "num_layers": 1}
+    widths |= {"time_embed_dim": 128, "out_proj_dim": 128, "mid_channels": 16}
+    network = WanUni3CControlnet(**widths, **OPERATIONS)
+    path = folder_of("model_patches") / "uni3c.safetensors"
+    comfy.utils.save_torch_file(random_weights(network), str(path))
+    encoded = torch.randn((1, 16, 1, 8, 8), generator=torch.Generator().manual_seed(14))
+    autoencoder = SimpleNamespace(
+        temporal_compression_decode=lambda: 4,
+        spacial_compression_encode=lambda: 8,
+        encode=lambda frames: encoded,
+    )
+    model = one(
+        "WanUni3CControlnetApply",
+        model=graph.model,
+        model_patch=one("ModelPatchLoader", name=path.name),
+        vae=autoencoder,
+        render_video=picture(64),
+    )
+    return sample(graph.with_(model=model))
+
+
 FEATURES = [
     Feature("ControlNet", ("ControlNetLoader", "ControlNetApplyAdvanced"), "sd15", _sd15),
     Feature("ControlNet, old node", ("ControlNetApply",), "sd15", _old_apply_node),
@@ -194,5 +221,6 @@ FEATURES = [
         )
         for double, what in ((True, "y embedder"), (False, "x embedder"))
     ),
+    Feature("Uni3C for Wan", ("ModelPatchLoader", "WanUni3CControlnetApply"), "wan", _uni3c),
     Feature("ControlNet for Flux (XLabs)", ("ControlNetLoader",), "flux", _flux),
 ]

@@ -30,14 +30,19 @@ def stock_nodes() -> dict[str, type]:
     return dict(nodes.NODE_CLASS_MAPPINGS)
 
 
+def present(node: str) -> None:
+    """Raises Absent if there is no such node."""
+    if node not in stock_nodes():
+        raise Absent(node)
+
+
 def call(node: str, /, **inputs: Any) -> tuple:
     """The outputs of a stock node; inputs that are not given get their defaults.
 
     Raises:
         Absent: there is no such node.
     """
-    if node not in stock_nodes():
-        raise Absent(node)
+    present(node)
     cls = stock_nodes()[node]
     for name, (kind, *options) in cls.INPUT_TYPES().get("required", {}).items():
         inputs.setdefault(name, _default(kind, *options))

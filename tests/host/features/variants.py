@@ -58,15 +58,15 @@ def _flux(**changes) -> nn.Module:
     return comfy.ldm.flux.model.Flux(**{**options, **changes})
 
 
-# With a second resolution and a middle block.
+# With a second resolution.
 _TWO_LEVELS = {
     "num_res_blocks": [1, 1],
     "channel_mult": [1, 2],
     "transformer_depth": [1, 0],
     "transformer_depth_output": [0, 0, 1, 1],
-    "transformer_depth_middle": 1,
 }
-
+# With a middle block.
+_MIDDLE = {"transformer_depth_output": [1, 1], "transformer_depth_middle": 1}
 # With two blocks at the one resolution.
 _TWO_BLOCKS = {
     "num_res_blocks": [2],
@@ -77,6 +77,7 @@ _TWO_BLOCKS = {
 VARIANTS = {
     **FAMILIES,
     "sd15 deep": Family(partial(_unet, **_TWO_LEVELS), "BaseModel", (1, 4, 8, 8), 768),
+    "sd15 middle": Family(partial(_unet, **_MIDDLE), "BaseModel", (1, 4, 8, 8), 768),
     "sd15 long": Family(partial(_unet, **_TWO_BLOCKS), "BaseModel", (1, 4, 8, 8), 768),
     "flux dev": Family(partial(_flux, guidance_embed=True), "Flux", (1, 16, 8, 8), 64, 768),
     "flux fill": Family(

@@ -1,0 +1,33 @@
+"""What users do with models, as rows that run: the compatibility table.
+
+``SECTIONS`` are its parts in order, each with rows of ``Feature`` or ``Untested``.
+"""
+
+from __future__ import annotations
+
+from host.features import (
+    attention,
+    conditioning,
+    control,
+    guidance,
+    lora,
+    merging,
+    refused,
+    running,
+    sampling,
+    untested,
+)
+from host.features.feature import Feature, Untested
+
+SECTIONS: dict[str, list[Feature] | list[Untested]] = {
+    "LoRA": lora.FEATURES,
+    "Merging and saving": merging.FEATURES,
+    "Running": running.FEATURES,
+    "Control networks": control.FEATURES,
+    "Prompts, regions, pictures": conditioning.FEATURES,
+    "Attention and blocks": attention.FEATURES,
+    "Guidance": guidance.FEATURES,
+    "Sampling": sampling.FEATURES,
+    "Refused": refused.FEATURES,
+    "Untested": untested.FEATURES,
+}
