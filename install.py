@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -28,24 +27,16 @@ def load_package() -> ModuleType:
 def verdict() -> tuple[bool, str]:
     """Whether the extension can run here, and one line that says so or what to do."""
     locate = importlib.import_module(f"{PACKAGE}.hosts.locate")
-    floor = ".".join(map(str, locate.FLOOR))
+    hosts = importlib.import_module(f"{PACKAGE}.hosts.verdict")
     try:
         comfyui = locate.find_comfyui()
-        version = locate.comfyui_version(comfyui) if comfyui else ""
     except ValueError as error:
         return False, str(error)
     if comfyui is None:
-        return True, f"no ComfyUI found around this folder; ComfyUI {floor} or newer is needed"
-    if not locate.meets_floor(version):
-        return False, f"ComfyUI {version} in {comfyui} is too old: update it to {floor} or newer"
-    try:
-        kitchen = metadata.version("comfy-kitchen")
-    except metadata.PackageNotFoundError:
-        return False, (
-            f"{sys.executable} lacks comfy-kitchen, which ComfyUI {version} requires: "
-            f"install ComfyUI's requirements.txt into the environment it runs in"
-        )
-    return True, f"ready for ComfyUI {version} (comfy-kitchen {kitchen})"
+        needed = f"ComfyUI {locate.floor_text()} or newer is needed"
+        return True, f"no ComfyUI found around this folder; {needed}"
+    found = hosts.judge(comfyui)
+    return found.fine, found.line
 
 
 if __name__ == "__main__":

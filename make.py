@@ -1,7 +1,7 @@
 """The project's jobs, each in an environment that it makes itself: ``python make.py JOB [ARGS]``.
 
     demo    quantize the shipped model, sample from it, and write pictures and a table
-    test    lint, type-check and all tests; those in a real ComfyUI where one is found
+    test    lint, type-check and all tests; those in a real ComfyUI in each version that is found
     slow    the tests that take minutes
     python  Python in the environment of the ComfyUI that is found, for benchmarks: -m benchmarks.X
     check   lint and type-check
@@ -9,8 +9,10 @@
 
 Environments lie in .venv (the package by itself) and .venv-host-VERSION (what the ComfyUI of that
 version requires), beside this file. Nothing is installed anywhere else. ComfyUI is found through the
-environment variable COMFYUI_PATH, around this folder, or in ~/comfy/ComfyUI; COMFYUI_PATH=none
-means that there is none. Only the standard library is needed.
+environment variable COMFYUI_PATH, around this folder, or in ~/comfy: ComfyUI first, then the other
+folders, the newest version first. COMFYUI_PATH may name several, separated as in PATH;
+COMFYUI_PATH=none means that there is none. Demo and python use the first. Only the standard
+library is needed.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.locate import VARIABLE, comfyui_version, find_comfyui
+from comfy_vq.hosts.locate import VARIABLE, choose, comfyui_version, find_all, find_comfyui
 
 ROOT = Path(__file__).resolve().parent
 SHIMS = ROOT / "tests" / "host" / "shims"
@@ -148,20 +150,31 @@ def host_environment(comfyui: Path) -> Environment:
 
 
 def test(arguments: list[str], markers: str = "not slow") -> Steps:
-    """Runs the tests, in the host's environment for those in a real ComfyUI."""
-    comfyui = find_comfyui()
-    pytest = ("-m", "pytest", "-m", markers, *arguments)
+    """Runs the tests, those in a real ComfyUI once for each version that is found.
+
+    In others than the first, tests that are marked ``one_host`` are left out.
+    """
+    hosts, left_out = choose(find_all())
     own = own_environment()
     own.ensure()
-    if comfyui is None:  # the folder skips itself, loudly
-        return {"tests": own.run(*pytest, **{VARIABLE: "none"})}
-    host = host_environment(comfyui)
-    host.ensure()
-    label = f"tests in ComfyUI {comfyui_version(comfyui)}"
+    if not hosts and not left_out:  # the folder of host tests skips itself, loudly
+        return {"tests": own.run("-m", "pytest", "-m", markers, *arguments, **{VARIABLE: "none"})}
+    environments = {version: host_environment(path) for version, path in hosts.items()}
+    for environment in environments.values():
+        environment.ensure()
     print(f"-- tests of the package by itself, in {own.folder.name}", flush=True)
-    alone = own.run(*pytest, f"--ignore={HOST_TESTS}")
-    print(f"-- {label}, {comfyui}", flush=True)
-    return {"tests": alone, label: host.run(*pytest, HOST_TESTS, **{VARIABLE: str(comfyui)})}
+    steps = {"tests": own.run("-m", "pytest", "-m", markers, *arguments, f"--ignore={HOST_TESTS}")}
+    for version, environment in environments.items():
+        label = f"tests in ComfyUI {version}"
+        print(f"-- {label}, {hosts[version]}", flush=True)
+        chosen = f"({markers}) and not one_host" if version != next(iter(hosts)) else markers
+        command = ("-m", "pytest", "-m", chosen, *arguments, HOST_TESTS)
+        steps[label] = environment.run(*command, **{VARIABLE: str(hosts[version])})
+    tested = f"tested in ComfyUI {', '.join(hosts)}" if hosts else "NOT TESTED in a real ComfyUI"
+    print(f"-- {tested}", flush=True)
+    for path, reason in left_out.items():
+        print(f"-- not tested in {path}: {reason}", flush=True)
+    return steps
 
 
 def check() -> Steps:

@@ -76,10 +76,10 @@ def _lokr(shape: Shape, rank: int, generator: torch.Generator) -> dict[str, Tens
 
 
 def _glora(shape: Shape, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
-    columns = math.prod(shape[1:])
+    # What multiplies a convolution's weight mixes its input channels, at each tap alike.
     up, down = _pair(shape, rank, generator)
-    left = _normal((columns, rank), generator, 1 / math.sqrt(columns))
-    right = _normal((rank, columns), generator, EFFECT)
+    left = _normal((shape[1], rank), generator, 1 / math.sqrt(shape[1]))
+    right = _normal((rank, shape[1]), generator, EFFECT)
     return {"a1.weight": left, "a2.weight": right, "b1.weight": up, "b2.weight": down}
 
 

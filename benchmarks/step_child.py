@@ -85,15 +85,15 @@ def measure(
         seen: set[str] = set()
         hook = _watch(patcher, seen)
         calls = Calls(device)
-        finite = _sample(patcher, calls, pixels, 1)
+        finite = sample_once(patcher, calls, pixels, 1)
         hook.remove()
         if mode == "compiled":
             patcher = _compiled(patcher)
-            _sample(patcher, calls, pixels, 1)
+            sample_once(patcher, calls, pixels, 1)
             calls.seconds.clear()
             reset_peaks(device)
         if mode != "graphs":
-            finite = _sample(patcher, calls, pixels, steps)
+            finite = sample_once(patcher, calls, pixels, steps)
             found = calls.seconds[1:]
             extra = {}
         else:
@@ -154,7 +154,7 @@ def _watch(patcher: Any, seen: set[str]) -> Any:
     return inside[len(inside) // 2].register_forward_pre_hook(note)
 
 
-def _sample(patcher: Any, calls: Calls, pixels: int, steps: int) -> bool:
+def sample_once(patcher: Any, calls: Calls, pixels: int, steps: int) -> bool:
     """Sample with guidance by the host's sampler; whether the latents are finite."""
     import nodes
 

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,16 @@ class ComfyServer:
     ``base`` is its base directory: put files under ``models("diffusion_models")`` and find results
     under ``output``. A prompt is a dict in API format, ``{"1": {"class_type": ..., "inputs": ...}}``.
     The extension's folder has no space in its name: ComfyUI's web server would then not find its
-    static files, whatever the extension.
+    static files, whatever the extension. ``options`` are further ones of ComfyUI's command line.
     """
 
-    def __init__(self, comfyui: Path, base: Path, extension_folder: str = "my.vq-nodes") -> None:
+    def __init__(
+        self,
+        comfyui: Path,
+        base: Path,
+        extension_folder: str = "my.vq-nodes",
+        options: Sequence[str] = (),
+    ) -> None:
         self.base = base
         self.output = base / "output"
         self.extension = base / "custom_nodes" / extension_folder
@@ -53,6 +60,7 @@ class ComfyServer:
         command = [sys.executable, str(comfyui / "main.py"), "--cpu", "--listen", "127.0.0.1"]
         command += ["--port", str(port), "--base-directory", str(base), "--disable-api-nodes"]
         command += ["--disable-auto-launch", "--database-url", "sqlite:///:memory:"]
+        command += options
         with self._log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, cwd=base, env=_clean_environment()
@@ -122,14 +130,18 @@ class ComfyServer:
             return self.get("/object_info")
         return self.get(f"/object_info/{node}")[node]
 
-    def post_prompt(self, prompt: dict[str, Any]) -> str:
+    def post_prompt(self, prompt: dict[str, Any], client: str | None = None) -> str:
         """Queues a prompt in API format and returns its id.
+
+        Args:
+            client: the ``clientId`` of the websocket that is told about it.
 
         Raises:
             PromptRefused: the server found it invalid.
         """
+        body = {"prompt": prompt} if client is None else {"prompt": prompt, "client_id": client}
         try:
-            return self.post("/prompt", {"prompt": prompt})["prompt_id"]
+            return self.post("/prompt", body)["prompt_id"]
         except urllib.error.HTTPError as error:
             if error.code != 400:
                 raise
@@ -156,6 +168,16 @@ class ComfyServer:
         record = self.wait(self.post_prompt(prompt), seconds)
         assert record["status"]["status_str"] == "success", error_of(record) or record["status"]
         return record
+
+    def complaint(self, prompt: dict[str, Any], seconds: float = 300) -> tuple[str, bool]:
+        """What the user is told about a prompt that fails, and whether it was refused at once."""
+        try:
+            record = self.wait(self.post_prompt(prompt), seconds)
+        except PromptRefused as refusal:
+            nodes = refusal.answer["node_errors"].values()
+            errors = [error for node in nodes for error in node["errors"]]
+            return "; ".join(f"{error['message']}: {error['details']}" for error in errors), True
+        return error_of(record) or record["status"]["status_str"], False
 
     def interrupt(self) -> None:
         """Asks the server to stop the running prompt; ``wait`` then gives its record."""

@@ -14,6 +14,7 @@ import pytest
 
 import comfy_vq
 from comfy_server import CHECKOUT, install_extension
+from comfy_vq.hosts.locate import floor_text
 
 ROUND_TRIP = """
 import torch, comfy_vq
@@ -109,6 +110,14 @@ def test_license_is_apache():
 def test_version_is_stated_alike():
     project = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
     assert re.findall(r'^version = "(.+)"', project, re.MULTILINE) == [comfy_vq.__version__]
+
+
+def test_oldest_comfyui_is_stated_alike():
+    project = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+    stated = re.findall(r'^requires-comfyui = "(.+)"', project, re.MULTILINE)
+    assert stated == [f">={floor_text()}"]
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert f"In ComfyUI {floor_text()} or newer" in readme
 
 
 def test_requirements_leave_the_host_alone():

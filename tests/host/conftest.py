@@ -12,6 +12,10 @@ Two ways to test, both session-wide:
   (``text, width=768, tokens=12, pooled_width=0`` -> CONDITIONING).
 
 ``run_python(code)`` runs code in a fresh process of this environment.
+
+`make test` runs all of this in each version of ComfyUI that is found, except that tests marked
+``one_host`` run in the first alone: what does not depend on the host's version, or is slow and its
+mechanics are tested by others.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,6 +55,7 @@ def _find_usable() -> tuple[Path | None, str]:
 
 
 _comfyui, _why_not = _find_usable()
+_left_out: Counter[str] = Counter()
 _base = Path(tempfile.mkdtemp(prefix="comfy-vq-base-"))
 
 
@@ -66,10 +72,27 @@ def pytest_pycollect_makemodule(module_path: Path, parent):
     return None
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_collection_modifyitems(items: list[pytest.Item]):
+    for item in items:
+        if any("reason" not in marker.kwargs for marker in item.iter_markers("one_host")):
+            raise pytest.UsageError(f"{item.nodeid}: one_host needs a reason=")
+
+
+def pytest_deselected(items: list[pytest.Item]):
+    for item in items:
+        marker = item.get_closest_marker("one_host")
+        if marker is not None:
+            _left_out[marker.kwargs["reason"]] += 1
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config):
     if _comfyui is None:
         terminalreporter.section("HOST TESTS SKIPPED", sep="!", yellow=True, bold=True)
         terminalreporter.write_line(f"Nothing was tested in a real ComfyUI: {_why_not}")
+    elif "not one_host" in config.option.markexpr:
+        terminalreporter.section(f"left out in ComfyUI {comfyui_version(_comfyui)}")
+        for reason, count in _left_out.most_common():
+            terminalreporter.write_line(f"{count} tests: {reason}")
 
 
 def pytest_unconfigure():

@@ -73,7 +73,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "layers"), CASES)
-def test_gives_what_it_gives_on_the_decoded_weights(model, dense, kind, layers):
+def test_gives_what_it_gives_on_the_decoded_weights(model, dense, kind, layers, caplog):
     file = adapter(kind, shapes(model, LAYERS[layers]))
     expected = loaded(with_adapter(dense, file))
     patched = with_adapter(model, file)
@@ -83,6 +83,7 @@ def test_gives_what_it_gives_on_the_decoded_weights(model, dense, kind, layers):
     assert relative_l2(expected, loaded(model)) > 3e-3  # it does something
     made = patched.made_patches().values()
     assert all((patches.beside is not None) == (kind in BESIDE) for patches in made)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_several_kinds_on_the_same_weights(model, dense):
@@ -141,6 +142,21 @@ def test_parts_of_fused_weights(dense):
     for budget in LOADS.values():
         assert relative_l2(expected, loaded(both[0], budget, "flux")) <= 1e-4
     assert relative_l2(expected, loaded(load(InMemory(vq)), family="flux")) > 1e-3
+
+
+def test_a_change_of_strength_touches_no_weight(model):
+    names = shapes(model, LAYERS["Linear"] + LAYERS["Conv2d"])
+    file = adapter("lora", names)
+
+    def codes():
+        return {k: layer.weight._qdata.data_ptr() for k, layer in model.coded_layers.items()}
+
+    before, seen = codes(), []
+    for strength in (0.2, 0.9, -0.5):
+        seen.append(sample(with_adapter(model, file, strength), "sd15"))
+        assert codes() == before
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+    assert torch.equal(sample(with_adapter(model, file, 0.2), "sd15"), seen[0])
 
 
 @pytest.mark.parametrize("dim", [0, 1])

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
 
-from benchmarks import layers, step, step_child
+from benchmarks import layers, lora, step, step_child
 from benchmarks.kernel_settings import Settings
 from benchmarks.overhead import overhead_table
 from benchmarks.random_vq import random_weight
@@ -122,3 +123,19 @@ def test_calls_are_timed_and_counted():
     output = calls(lambda x, sigma, c_crossattn: x + c_crossattn, arguments)
     assert torch.equal(output, x + x)
     assert calls.batches == [2] and len(calls.seconds) == 1 and calls.seconds[0] > 0
+
+
+def test_what_loras_cost(monkeypatch):
+    monkeypatch.setattr("benchmarks.random_vq.random_sdxl", lambda bits: random_vq_model("sd15"))
+    with torch.inference_mode():
+        lines = lora.cost_table(Namespace(pixels=64, steps=3, rank=4)).splitlines()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines[4:]]
+    assert [row[0] for row in rows] == [
+        "0",
+        "1, beside",
+        "4, beside",
+        "1, in the weight",
+        "4, in the weight",
+    ]
+    assert rows[0][2] == rows[0][5] == "1.00x" and rows[0][3] == "0"
+    assert all(float(row[2].rstrip("x")) > 0 for row in rows)

@@ -1,11 +1,13 @@
 """int8 compute of whole models: through nodes, samplers, clones and LoRAs."""
 
+import comfy.lora
 import comfy.model_management
 import comfy.sd
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from benchmarks.adapters import adapter
 from comfy_server import PromptRefused
 from comfy_vq import checkpoint
 from comfy_vq.hosts.comfy.compute_mode import compute_as, mode_of
@@ -15,7 +17,6 @@ from comfy_vq.hosts.comfy.quantizing import quantize_model
 from comfy_vq.nodes.load_checkpoint import LoadVQCheckpoint
 from comfy_vq.nodes.quantize_model import VQQuantizeModel
 from host.families import random_vq_model, tiny_state_dict
-from host.loras import low_rank_lora
 from host.sampling import load_dense, predict, relative_l2, sample
 
 
@@ -92,16 +93,38 @@ def test_clones_and_rebuilt_models_compute_alike(vq, family):
         assert torch.equal(sample(other, family, steps=3), expected)
 
 
-def test_layers_with_a_lora_are_exact(vq, family):
+def with_adapter(model, kind):
+    """A MODEL with an adapter of a kind on all its coded linear layers."""
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    shapes = {
+        name: tuple(model.coded_layers[key].weight.shape)
+        for name, key in names.items()
+        if key in model.coded_layers and model.coded_layers[key].weight.ndim == 2
+    }
+    return comfy.sd.load_lora_for_models(model, None, adapter(kind, shapes), 0.3, 0)[0]
+
+
+def test_layers_whose_weight_is_patched_are_exact(vq, family):
     """Their weights come dense; the others may still compute in int8."""
-    model = compute_as(load(InMemory(vq)), "int8")
-    lora = low_rank_lora(model, layers=1000)
-    patched, _ = comfy.sd.load_lora_for_models(model, None, lora, 0.8, 0)
-    exact, _ = comfy.sd.load_lora_for_models(load(InMemory(vq)), None, lora, 0.8, 0)
+    patched = with_adapter(compute_as(load(InMemory(vq)), "int8"), "dora")
+    exact = with_adapter(load(InMemory(vq)), "dora")
     assert torch.equal(sample(patched, family, steps=3), sample(exact, family, steps=3))
     touched = {key.removesuffix(".weight") for key in patched.patches}
     ran = {f"diffusion_model.{choice.name}" for choice in mode_of(patched.model).choices}
     assert touched and not touched & ran
+    comfy.model_management.unload_all_models()
+
+
+def test_a_lora_runs_exactly_beside_int8(vq, family):
+    """What computing in int8 costs is about what it costs without the LoRA."""
+    exact, int8 = load(InMemory(vq)), compute_as(load(InMemory(vq)), "int8")
+    costs = []
+    for patched in (lambda model: model, lambda model: with_adapter(model, "lora")):
+        expected = sample(patched(exact), family, steps=3)
+        costs.append(relative_l2(expected, sample(patched(int8), family, steps=3)))
+        assert any(choice.int8 for choice in mode_of(int8.model).choices)
+    effect = relative_l2(sample(exact, family, steps=3), expected)
+    assert 0 < costs[1] < 2 * costs[0] < effect
     comfy.model_management.unload_all_models()
 
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,58 @@ def test_version_missing(comfyui):
 )
 def test_floor(version, enough):
     assert locate.meets_floor(version) is enough
+
+
+def place(folder: Path, version: str) -> Path:
+    (folder / "comfy").mkdir(parents=True)
+    (folder / "comfyui_version.py").write_text(f'__version__ = "{version}"\n')
+    return folder
+
+
+def test_environment_variable_names_several(comfyui, monkeypatch, tmp_path):
+    other = place(tmp_path / "other", "0.27.0")
+    monkeypatch.setenv(locate.VARIABLE, os.pathsep.join([str(other), str(comfyui)]))
+    assert locate.find_all() == [other, comfyui]
+    assert locate.find_comfyui() == other
+
+
+def test_one_wrong_folder_of_several_is_named(comfyui, monkeypatch, tmp_path):
+    monkeypatch.setenv(locate.VARIABLE, os.pathsep.join([str(comfyui), str(tmp_path)]))
+    with pytest.raises(VQError, match=rf"COMFYUI_PATH={tmp_path}: this folder holds no ComfyUI"):
+        locate.find_all()
+
+
+def test_all_at_home_are_found_the_usual_one_first_then_the_newest():
+    home = Path.home() / "comfy"
+    versions = {"ComfyUI": "0.28.0", "a": "0.27.0", "b": "0.100.0", "c": "0.29.0"}
+    folders = {name: place(home / name, version) for name, version in versions.items()}
+    (home / "no comfyui").mkdir()
+    assert locate.find_all() == [folders[name] for name in ("ComfyUI", "b", "c", "a")]
+    assert locate.find_comfyui() == folders["ComfyUI"]
+
+
+def test_around_the_extension_no_other_counts(comfyui, monkeypatch):
+    place(Path.home() / "comfy" / "ComfyUI", "0.29.0")
+    installed = comfyui / "custom_nodes" / "vq" / "comfy_vq" / "hosts" / "locate.py"
+    monkeypatch.setattr(locate, "__file__", str(installed))
+    assert locate.find_all() == [comfyui]
+
+
+def test_one_for_each_version_that_can_run_it():
+    home = Path.home() / "comfy"
+    first = place(home / "ComfyUI", "0.29.0")
+    same, old = place(home / "same", "0.29.0"), place(home / "old", "0.26.0")
+    floor = place(home / "floor", "0.27.0")
+    unstated = place(home / "unstated", "")
+    chosen, left_out = locate.choose(locate.find_all())
+    assert chosen == {"0.29.0": first, "0.27.0": floor}
+    assert left_out[same] == f"ComfyUI 0.29.0, as in {first}"
+    assert left_out[old] == "ComfyUI 0.26.0 is too old: 0.27.0 or newer is needed"
+    assert "no version found" in left_out[unstated]
+
+
+def test_one_that_is_too_old_is_used_only_where_there_is_no_other():
+    old = place(Path.home() / "comfy" / "ComfyUI", "0.26.0")
+    assert locate.find_comfyui() == old
+    newer = place(Path.home() / "comfy" / "newer", "0.27.0")
+    assert locate.find_comfyui() == newer

@@ -129,6 +129,8 @@ class CodedWeight:
         return output
 
     def _all_patches(self) -> tuple[WeightPatches, ...]:
+        if self.patches is None and self.hook_patches is None:
+            return ()
         both = (self.patches, self.hook_patches)
         return tuple(patches for patches in both if patches is not None and not patches.idle)
 

@@ -22,12 +22,13 @@ class TestConditioning(io.ComfyNode):
                 io.Int.Input("width", default=768, min=1, max=16384),
                 io.Int.Input("tokens", default=12, min=1, max=4096),
                 io.Int.Input("pooled_width", default=0, min=0, max=16384),
+                io.Int.Input("nonce", default=0, min=0, optional=True, tooltip="Is not used."),
             ],
             outputs=[io.Conditioning.Output()],
         )
 
     @classmethod
-    def execute(cls, text, width, tokens, pooled_width) -> io.NodeOutput:
+    def execute(cls, text, width, tokens, pooled_width, nonce=0) -> io.NodeOutput:
         return io.NodeOutput(conditioning(text, width, tokens, pooled_width))
 
 
