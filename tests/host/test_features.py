@@ -41,7 +41,9 @@ def test_the_page_names_no_node_that_the_newest_host_has_not(comfyui):
 
 
 def test_the_page_has_every_row_with_its_outcome():
-    written = dict(re.findall(r"^\| ([^|]+?) +\|.*?\| (works|refused|untested)\b", page(), re.M))
+    written = dict(
+        re.findall(r"^\| ([^|]+?) +\|.*?\| (works|refused|untested)\b", page(), re.MULTILINE)
+    )
     expected = {
         row.name: "untested"
         if not isinstance(row, Feature)

@@ -76,9 +76,7 @@ def with_whole_weights(
         layers: by the key of their weight; those whose key it has not are left alone.
     """
     found: dict[str, Any] = {
-        key: layer
-        for key, layer in layers.items()
-        if key in state_dict and is_coded(layer.weight)
+        key: layer for key, layer in layers.items() if key in state_dict and is_coded(layer.weight)
     }
     inner = {piece for key, layer in found.items() for piece in pieces(layer.weight, key)}
     return {

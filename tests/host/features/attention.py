@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from host.features.files import folder_of
 from host.features.feature import Feature, patched
+from host.features.files import folder_of
 from host.features.graph import Graph, one, sample
 
 

@@ -205,7 +205,9 @@ FEATURES = [
         _wide_without,
     ),
     Feature("Mask of a prompt", ("ConditioningSetMask",), "sd15", _mask("default")),
-    Feature("Mask of a prompt, by its bounds", ("ConditioningSetMask",), "sd15", _mask("mask bounds")),
+    Feature(
+        "Mask of a prompt, by its bounds", ("ConditioningSetMask",), "sd15", _mask("mask bounds")
+    ),
     Feature("Prompts by time", ("ConditioningSetTimestepRange",), "sd15", _timesteps),
     *(
         Feature(f"Prompts joined: {node}", (node,), "sd15", _prompts(node, *names, **inputs))
@@ -245,7 +247,11 @@ FEATURES = [
     Feature("Distilled guidance", ("FluxGuidance",), "flux dev", _guidance),
     *(
         Feature(
-            f"Context windows: {node}", (node,), "wan", _windows(node, **inputs), _many_frames_without
+            f"Context windows: {node}",
+            (node,),
+            "wan",
+            _windows(node, **inputs),
+            _many_frames_without,
         )
         for node, inputs in (
             ("ContextWindowsManual", _MANUAL),

@@ -84,7 +84,7 @@ def _differences(graph: Graph) -> Tensor:
     return sample(_controlled(graph, control_net))
 
 
-def _control_lora_file(graph: Graph) -> str:
+def control_lora_file(graph: Graph) -> str:
     """Low-rank changes of the model's own layers, and layers that the model has not."""
     generator = torch.Generator().manual_seed(13)
     own = graph.model.model.diffusion_model
@@ -99,12 +99,14 @@ def _control_lora_file(graph: Graph) -> str:
         if name == "weight" and held.ndim in (2, 4):
             rows, columns = held.shape[0], held[0].numel()
             weights[f"{module}.up"] = torch.randn((rows, 4), generator=generator) / 2
-            weights[f"{module}.down"] = torch.randn((4, columns), generator=generator) / columns**0.5
+            weights[f"{module}.down"] = (
+                torch.randn((4, columns), generator=generator) / columns**0.5
+            )
     return _save("control-lora", weights)
 
 
 def _control_lora(graph: Graph) -> Tensor:
-    return sample(_controlled(graph, _load(_control_lora_file(graph))))
+    return sample(_controlled(graph, _load(control_lora_file(graph))))
 
 
 def _lora_alone(graph: Graph) -> Tensor:
@@ -157,7 +159,7 @@ def _flux(graph: Graph) -> Tensor:
 
 def _control_lora_of_patched(graph: Graph) -> Tensor:
     """It sees the model's LoRA, as the network that it is made of has it."""
-    return sample(_controlled(with_lora(graph), _load(_control_lora_file(graph))))
+    return sample(_controlled(with_lora(graph), _load(control_lora_file(graph))))
 
 
 def _uni3c(graph: Graph) -> Tensor:

@@ -122,4 +122,3 @@ def coded_layers(graph: Graph) -> int:
     """How many layers of the model hold codes."""
     layers = (m for m in graph.model.model.modules() if isinstance(m, CodedWeight))
     return sum(is_coded(layer.weight) for layer in layers)
-

@@ -73,9 +73,7 @@ def _masked(graph: Graph) -> Graph:
     shape = graph.latent["samples"].shape
     picture = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     mask = torch.linspace(0, 1, shape[-1] * 8).expand(1, shape[-2] * 8, -1)
-    return graph.with_(
-        latent=one("SetLatentNoiseMask", samples={"samples": picture}, mask=mask)
-    )
+    return graph.with_(latent=one("SetLatentNoiseMask", samples={"samples": picture}, mask=mask))
 
 
 _LAYERS = {"start_percent": 0.0, "end_percent": 1.0}
@@ -90,7 +88,12 @@ FEATURES = [
     Feature("Mahiro", ("Mahiro",), "sd15", patched("Mahiro")),
     Feature("FreSca", ("FreSca",), "sd15", patched("FreSca", scale_low=0.5, freq_cutoff=2)),
     Feature("RenormCFG", ("RenormCFG",), "sd15", patched("RenormCFG")),
-    Feature("Epsilon scaling", ("Epsilon Scaling",), "sd15", patched("Epsilon Scaling", scaling_factor=1.05)),
+    Feature(
+        "Epsilon scaling",
+        ("Epsilon Scaling",),
+        "sd15",
+        patched("Epsilon Scaling", scaling_factor=1.05),
+    ),
     Feature(
         "Temporal score rescaling",
         ("TemporalScoreRescaling",),
@@ -107,10 +110,14 @@ FEATURES = [
         )
     ),
     Feature("Perp-Neg", ("PerpNeg",), "sd15", _perp_neg),
-    Feature("Perp-Neg guider", ("PerpNegGuider", "SamplerCustomAdvanced"), "sd15", _perp_neg_guider),
+    Feature(
+        "Perp-Neg guider", ("PerpNegGuider", "SamplerCustomAdvanced"), "sd15", _perp_neg_guider
+    ),
     Feature("Basic guider", ("BasicGuider", "SamplerCustomAdvanced"), "flux", _basic),
     Feature("Two prompts, two scales", ("DualCFGGuider",), "sd15", _dual_cfg),
-    Feature("Two VQ models, one for the negative prompt", ("DualModelGuider",), "sd15", _dual_model),
+    Feature(
+        "Two VQ models, one for the negative prompt", ("DualModelGuider",), "sd15", _dual_model
+    ),
     Feature(
         "Skip-layer guidance (DiT)",
         ("SkipLayerGuidanceDiT",),

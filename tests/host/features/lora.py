@@ -49,9 +49,7 @@ def _changed_strength(graph: Graph) -> Tensor:
 
 
 def _hooked(graph: Graph, **inputs: Any) -> Any:
-    return one(
-        "CreateHookLoraModelOnly", lora_name=lora_file(graph), strength_model=0.8, **inputs
-    )
+    return one("CreateHookLoraModelOnly", lora_name=lora_file(graph), strength_model=0.8, **inputs)
 
 
 def _on_both(graph: Graph, hooks: Any) -> Graph:
@@ -173,7 +171,9 @@ FEATURES = [
     ),
     Feature("Two LoRAs", ("LoraLoaderModelOnly",), "sd15", _two),
     Feature("A LoRA's strength changed", ("LoraLoaderModelOnly",), "sd15", _changed_strength),
-    Feature("LoRA hook", ("CreateHookLoraModelOnly", "PairConditioningSetProperties"), "sd15", _hook),
+    Feature(
+        "LoRA hook", ("CreateHookLoraModelOnly", "PairConditioningSetProperties"), "sd15", _hook
+    ),
     Feature(
         "LoRA hook on the positive prompt alone",
         ("CreateHookLoraModelOnly", "ConditioningSetProperties"),

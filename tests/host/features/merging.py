@@ -45,7 +45,9 @@ def _other_dense(graph: Graph) -> Tensor:
 def _two_steps(graph: Graph) -> Tensor:
     """The difference of two models added to a third, as new inpainting models are made."""
     third = graph.second(seed=2)
-    difference = one("ModelMergeSubtract", model1=graph.model, model2=graph.second(), multiplier=0.5)
+    difference = one(
+        "ModelMergeSubtract", model1=graph.model, model2=graph.second(), multiplier=0.5
+    )
     return sample(graph.with_(model=one("ModelMergeAdd", model1=difference, model2=third)))
 
 

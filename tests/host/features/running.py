@@ -7,16 +7,15 @@ from contextlib import contextmanager
 
 import comfy.model_management
 import comfy.utils
-import latent_preview
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from comfy.taesd.taesd import TAESD
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from host.features.feature import Feature, Run, patched
+from host.features.feature import Feature, Run
 from host.features.files import folder_of, random_weights
-from host.features.graph import Graph, call, one, sample
+from host.features.graph import Graph, one, sample
 from host.features.lora import with_lora
 
 
@@ -66,7 +65,9 @@ def _steps(count: int) -> Run:
 
 
 def _in_bfloat16(graph: Graph) -> Tensor:
-    return sample(graph.with_(model=one("ModelComputeDtype", model=graph.model, dtype="bf16"))).float()
+    return sample(
+        graph.with_(model=one("ModelComputeDtype", model=graph.model, dtype="bf16"))
+    ).float()
 
 
 def _deep_clone(graph: Graph) -> Tensor:
@@ -129,7 +130,9 @@ def _batches(graph: Graph) -> Tensor:
 
 def _batch_from_list(graph: Graph) -> Tensor:
     latent = one("RepeatLatentBatch", samples=graph.latent, amount=4)
-    return sample(graph.with_(latent=one("LatentFromBatch", samples=latent, batch_index=1, length=2)))
+    return sample(
+        graph.with_(latent=one("LatentFromBatch", samples=latent, batch_index=1, length=2))
+    )
 
 
 def _two_pictures(graph: Graph) -> Tensor:

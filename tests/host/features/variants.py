@@ -84,9 +84,7 @@ VARIANTS = {
         partial(_flux, guidance_embed=True, in_channels=96), "Flux", (1, 16, 8, 8), 64, 768
     ),
     "sd15 inpaint": Family(partial(_unet, in_channels=9), "BaseModel", (1, 4, 8, 8), 768),
-    "sd15 edit": Family(
-        partial(_unet, in_channels=8), "SD15_instructpix2pix", (1, 4, 8, 8), 768
-    ),
+    "sd15 edit": Family(partial(_unet, in_channels=8), "SD15_instructpix2pix", (1, 4, 8, 8), 768),
 }
 
 
