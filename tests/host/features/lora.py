@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from host.features.feature import Feature
-from host.features.files import folder_of
-from host.features.graph import Graph, call, one, other_prompt, sample
+from host.features.files import folder_of, picture, tiny_vae
+from host.features.graph import Graph, call, one, other_prompt, sample, vq_of
 from host.loras import low_rank_lora
 
 
@@ -113,6 +113,37 @@ def _combined_hooks(graph: Graph) -> Tensor:
     return sample(_on_both(graph, one("CombineHooks2", hooks_A=_hooked(graph), hooks_B=second)))
 
 
+def _another_model_as_hook(graph: Graph) -> Tensor:
+    """A whole checkpoint, of which the difference from the model is added."""
+    name = f"{graph.variant}-hook.safetensors"
+    weights = vq_of(graph.variant, seed=3).decode(torch.float32)
+    named = {f"model.diffusion_model.{key}": value for key, value in weights.items()}
+    comfy.utils.save_torch_file(named, str(folder_of("checkpoints") / name))
+    hooks = one("CreateHookModelAsLoraModelOnly", ckpt_name=name, strength_model=0.4)
+    return sample(_on_both(graph, hooks))
+
+
+def _control_lora_of_flux(graph: Graph) -> Tensor:
+    """It widens the first layer, for a picture beside the noise."""
+    generator = torch.Generator().manual_seed(15)
+    lora = {
+        "diffusion_model.img_in.lora_up.weight": torch.randn((128, 4), generator=generator) / 2,
+        "diffusion_model.img_in.lora_down.weight": torch.randn((4, 128), generator=generator) / 11,
+        "diffusion_model.img_in.reshape_weight": torch.tensor([128, 128]),
+    }
+    path = folder_of("loras") / "flux-control.safetensors"
+    comfy.utils.save_torch_file(lora, str(path))
+    model = one("LoraLoaderModelOnly", model=graph.model, lora_name=path.name, strength_model=1.0)
+    positive, negative, latent = call(
+        "InstructPixToPixConditioning",
+        positive=graph.positive,
+        negative=graph.negative,
+        vae=tiny_vae(16),
+        pixels=picture(),
+    )
+    return sample(graph.with_(model=model, positive=positive, negative=negative, latent=latent))
+
+
 def _trained(graph: Graph, **inputs: Any) -> dict[str, Tensor]:
     torch.manual_seed(0)
     latent = torch.randn(graph.latent["samples"].shape, generator=torch.Generator().manual_seed(4))
@@ -188,6 +219,18 @@ FEATURES = [
         _five_steps,
     ),
     Feature("Two LoRA hooks combined", ("CombineHooks2",), "sd15", _combined_hooks),
+    Feature(
+        "Another model as a LoRA hook",
+        ("CreateHookModelAsLoraModelOnly",),
+        "flux",
+        _another_model_as_hook,
+    ),
+    Feature(
+        "Flux control LoRA (widens a layer)",
+        ("LoraLoaderModelOnly", "InstructPixToPixConditioning"),
+        "flux",
+        _control_lora_of_flux,
+    ),
     Feature(
         "LoRA hooks on regions, beside a LoRA",
         ("PairConditioningSetProperties", "PairConditioningSetPropertiesAndCombine"),
