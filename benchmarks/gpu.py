@@ -2,7 +2,8 @@
 
     python -m benchmarks.gpu --out gpu.md [--minutes 8] [--quick] [--device cuda]
 
-Tests of ``tests/gpu``, ``benchmarks.kernels`` and, where a ComfyUI and what it requires are found,
+Tests of ``tests/gpu``, ``benchmarks.kernels`` and, where a ComfyUI and what it requires are found, adapters
+of every kind (``benchmarks.lora``, with and without DynamicVRAM) and
 ``benchmarks.step`` with random weights at 1024 pixels in all modes. Each part is a process of its
 own with a time limit; what fails or runs out of time is reported as that, and the others still
 run. The file is written anew after every part. Ends with status 1 unless all parts ran and passed.
@@ -83,6 +84,10 @@ def parts(device: str, quick: bool, folder: Path, files: Sequence[Path] = ()) ->
     measured = ("-m", "benchmarks.kernels", "--device", device, *(tiny if quick else ()))
     yield Part("Kernels", measured, 120)
     why_not = no_comfyui()
+    if not quick:
+        for options in ((), ("--dynamic",)):
+            adapters = ("-m", "benchmarks.lora", "--tables", "adapters", *options)
+            yield Part(f"Adapters{' '.join(('', *options))}", adapters, 60, why_not)
     if quick and not files:
         why_not = why_not or "--quick without --files"
     sources = tuple(map(str, files)) or ("--random", str(folder))

@@ -71,7 +71,7 @@ def measure(
         options=OPTIONS.get(mode, ("--disable-dynamic-vram",) * (mode != "dynamic")),
     )
     if mode == "dynamic":
-        _enable_dynamic_vram()
+        enable_dynamic_vram()
     import comfy.model_management
 
     device = comfy.model_management.get_torch_device()
@@ -216,7 +216,7 @@ def _replays(calls: Calls) -> tuple[list[float], dict[str, Any]]:
     return found, {"graph_error": error}
 
 
-def _enable_dynamic_vram() -> None:
+def enable_dynamic_vram() -> None:
     """What the host's ``main.py`` does where it finds an NVIDIA card.
 
     Raises:
@@ -227,7 +227,10 @@ def _enable_dynamic_vram() -> None:
     import comfy.model_patcher
     import comfy_aimdo.control
 
-    devices = [comfy.model_management.get_torch_device().index]
+    device = comfy.model_management.get_torch_device()
+    if device.type == "cpu":
+        raise RuntimeError("DynamicVRAM needs a graphics card, and there is none")
+    devices = [device.index]
     if not comfy_aimdo.control.init() or not comfy_aimdo.control.init_devices(devices):
         raise RuntimeError("comfy-aimdo does not start here, so the host has no DynamicVRAM")
     comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic

@@ -128,7 +128,8 @@ def test_calls_are_timed_and_counted():
 def test_what_loras_cost(monkeypatch):
     monkeypatch.setattr("benchmarks.random_vq.random_sdxl", lambda bits: random_vq_model("sd15"))
     with torch.inference_mode():
-        lines = lora.cost_table(Namespace(pixels=64, steps=3, rank=4)).splitlines()
+        table, _ = lora.cost_table(Namespace(pixels=64, steps=3, rank=4))
+    lines = table.splitlines()
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines[4:]]
     assert [row[0] for row in rows] == [
         "0",

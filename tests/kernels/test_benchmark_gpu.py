@@ -80,9 +80,9 @@ def test_skipping_is_no_success(short):
 def test_without_a_comfyui_everything_else_is_run(monkeypatch, tmp_path):
     monkeypatch.setenv("COMFYUI_PATH", "none")
     parts = list(gpu.parts("cuda", quick=False, folder=tmp_path))
-    assert not any(p.skipped for p in parts if "benchmarks.step" not in p.command)
-    assert all(p.skipped for p in parts if "benchmarks.step" in p.command)
-    assert {"pytest", "benchmarks.kernels", "benchmarks.step"} <= {p.command[1] for p in parts}
+    in_comfyui = {"benchmarks.step", "benchmarks.lora"}
+    assert all(bool(p.skipped) == (p.command[1] in in_comfyui) for p in parts)
+    assert {"pytest", "benchmarks.kernels", *in_comfyui} <= {p.command[1] for p in parts}
 
 
 def test_a_missing_card_is_refused(monkeypatch, tmp_path, capsys):
