@@ -30,7 +30,7 @@ class Missing:
 
 def exact_conv2d(input: Tensor, weight: VQWeight, bias: Tensor | None, padding: int = 0) -> Tensor:
     """Decode, then convolve: what a VQ layer does in exact mode."""
-    return compute.conv2d(partial(F.conv2d, padding=padding), input, weight, bias)
+    return compute.convolution(partial(F.conv2d, padding=padding), input, weight, bias)
 
 
 def int8_missing() -> Missing | None:

@@ -17,9 +17,9 @@ UNKNOWN_ACTIVATIONS = 10**9
 
 _FIT = re.compile(r"fit\s*(\d+(?:\.\d*)?|\.\d+)\s*(gb|gib)", re.IGNORECASE)
 _UNITS = {"gb": 10**9, "gib": 2**30}
-_NATIVE_SIDE = {"sd15": 64, "demo": 8}
+_NATIVE_SIDE = {"sd15": 64, "sd2": 96, "demo": 8}
 """Latents of a family at its native resolution, where those are not 128 x 128."""
-_MIB_PER_BYTE = {"sd15": 1.0, "sdxl": 0.8, "sdxl-refiner": 1.0, "demo": 1.0}
+_MIB_PER_BYTE = {"sd15": 1.0, "sd2": 1.0, "sdxl": 0.8, "sdxl-refiner": 1.0, "demo": 1.0}
 _WORKSPACE = 16 << 20
 
 

@@ -27,7 +27,7 @@ def linear(input: Tensor, weight: VQWeight, bias: Tensor | None = None) -> Tenso
     return _by_rows(F.linear, input, weight, bias, -1)
 
 
-def conv2d(
+def convolution(
     function: Multiply, input: Tensor, weight: VQWeight, bias: Tensor | None, groups: int = 1
 ) -> Tensor:
     """A convolution with a coded weight, decoded to the dtype of the input.
@@ -37,8 +37,8 @@ def conv2d(
 
     Args:
         function: convolves; knows stride, padding and dilation.
-        input: float ``[batch, in, height, width]``.
-        weight: coded ``[out, in / groups, kh, kw]`` on the device of the input.
+        input: float ``[batch, in, *size]``.
+        weight: coded ``[out, in / groups, *kernel]`` on the device of the input.
         bias: ``[out]`` of the input's dtype, or None.
         groups: of the convolution; with more than one the weight is decoded as a whole.
     """

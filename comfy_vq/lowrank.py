@@ -105,7 +105,7 @@ class Beside:
         flat = output.flatten(0, -2)
         return flat.addmm_(inner.flatten(0, -2), up.t()).view(output.shape)
 
-    def add_conv2d(
+    def add_convolution(
         self,
         output: Tensor,
         input: Tensor,
@@ -117,7 +117,8 @@ class Beside:
             convolve: a convolution's function of input, weight and bias, of one group.
         """
         up, down = self.factors(input.dtype, input.device)
-        return output + F.conv2d(convolve(input, down, None), up[:, :, None, None])
+        inner = convolve(input, down, None)
+        return output + F.linear(inner.movedim(1, -1), up).movedim(-1, 1)
 
     def _merged(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         """All parts beside each other, each in its rows and columns and zero elsewhere."""

@@ -58,12 +58,24 @@ def test_conv2d(geometry, memory):
     groups = geometry.get("groups", 1)
     weight, bias = coded(12, 16 // groups, 3, 3), gaussian(12)
     input = gaussian(2, 16, 9, 7, seed=1).contiguous(memory_format=memory)
-    found = compute.conv2d(
+    found = compute.convolution(
         lambda x, w, b: F.conv2d(x, w, b, **geometry), input, weight, bias, groups
     )
     expected = F.conv2d(input, weight.decode().contiguous(), bias, **geometry)
     assert torch.allclose(found, expected, atol=1e-4)
     assert found.is_contiguous(memory_format=memory)
+
+
+@pytest.mark.parametrize(
+    ("convolve", "size", "kernel"),
+    [(F.conv1d, (9,), (3,)), (F.conv3d, (3, 4, 5), (3, 1, 1)), (F.conv3d, (2, 4, 4), (1, 2, 2))],
+    ids=["1d", "3d in time", "3d in space"],
+)
+def test_other_convolutions(convolve, size, kernel):
+    weight, bias = coded(12, 16, *kernel), gaussian(12)
+    input = gaussian(2, 16, *size, seed=1)
+    found = compute.convolution(convolve, input, weight, bias)
+    assert torch.allclose(found, convolve(input, weight.decode(), bias), atol=1e-4)
 
 
 def test_slices_fit_into_the_scratch_buffer(limit, monkeypatch):

@@ -61,8 +61,21 @@ def test_beside_a_convolution(options):
         return F.conv2d(input, weight, bias, **options)
 
     weight = random(*shape)
-    found = Beside(parts, shape).add_conv2d(convolve(x, weight, None), x, convolve)
+    found = Beside(parts, shape).add_convolution(convolve(x, weight, None), x, convolve)
     assert torch.allclose(found, convolve(x, weight + change(parts, shape), None), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("convolve", "kernel", "size"),
+    [(F.conv1d, (3,), (9,)), (F.conv3d, (3, 1, 2), (4, 5, 6))],
+    ids=["1d", "3d"],
+)
+def test_beside_convolutions_of_other_ranks(convolve, kernel, size):
+    shape, x = (8, 4, *kernel), random(2, 4, *size)
+    parts = [part(8, 4 * torch.Size(kernel).numel(), 2)]
+    weight = random(*shape)
+    found = Beside(parts, shape).add_convolution(convolve(x, weight), x, convolve)
+    assert torch.allclose(found, convolve(x, weight + change(parts, shape)), atol=1e-3)
 
 
 def test_the_tucker_form_of_a_convolution():
@@ -76,7 +89,7 @@ def test_the_tucker_form_of_a_convolution():
         return F.conv2d(input, weight, bias, padding=1)
 
     beside = Beside([LowRank(up, down, 0.7, core, *whole)], (8, 4, 3, 3))
-    found = beside.add_conv2d(torch.zeros_like(expected), x, convolve)
+    found = beside.add_convolution(torch.zeros_like(expected), x, convolve)
     assert torch.allclose(found, expected, atol=1e-4)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..codecs.weight import RANKS
 from ..model import Source
 from .fields import FIELDS
 from .header import Entry, FileHeader, read_header
@@ -44,6 +46,24 @@ _FUSED_BY_HOST = (
 )
 """Keys of transformers in the layout of diffusers, of which ComfyUI joins several weights into one
 while loading (AuraFlow, PixArt, Z-Image, Flux, SD3). Coded weights cannot be joined."""
+
+_NO_LAYER = re.compile(
+    r"(^|\.)("
+    # embeddings
+    r"label_emb|style_embedder|cond_type_embedding|embed_image_indicator|trainable_cond_mask"
+    r"|lyric_embs|llm_adapter\.embed|language_model\.embed_tokens|visual\.pos_embed"
+    # parameters of modules of the host's own: routers of experts, Fourier features, a motion encoder
+    r"|ff_i\.gate|moe\.gate|timestep_features|motion_encoder\.(enc|dec)\..+"
+    # transposed convolutions
+    r"|up_upscalers\.\d+\.\d+|decoder\.proj_out\.\d+"
+    # cut in pieces while the host loads it
+    r"|pixel_blocks\.\d+\.adaLN_modulation\.0"
+    r")\.weight$"
+)
+"""What looks like the weight of a layer by key and shape, and is none that can be held coded."""
+_BESIDE = re.compile(r"cc_projection\.|conditioner\.conditioners\.(seconds_(start|total)|prompt)\.")
+"""Tensors beside the diffusion model without which the host's loader does not make the model: those
+of Zero123 and Stable Audio."""
 
 
 def open_dense(path: str | os.PathLike[str]) -> DenseCheckpoint:
@@ -103,11 +123,11 @@ class DenseCheckpoint:
         return self._entries[key].dtype
 
     def codable(self, key: str) -> bool:
-        """Whether the tensor looks like the weight of a linear layer or a 2-d convolution."""
+        """Whether the tensor looks like the weight of a linear layer or a convolution."""
         entry = self._entries[key]
         floating = entry.dtype.is_floating_point
-        matrix = len(entry.shape) in (2, 4) and entry.numel > 0
-        return key.endswith(".weight") and matrix and floating
+        matrix = len(entry.shape) in RANKS and entry.numel > 0
+        return key.endswith(".weight") and matrix and floating and not _NO_LAYER.search(key)
 
     def read(self, key: str) -> Tensor:
         """One tensor, on the CPU. Raises VQError if it cannot be read or holds NaN or Inf."""
@@ -157,7 +177,7 @@ def _prefix(entries: Mapping[str, Entry]) -> str:
 
 def _describes_model(key: str, entry: Entry, prefix: str) -> bool:
     """Whether a root-level tensor tells the loader what kind of model this is."""
-    if key in _ROOT_KEYS or key.startswith("edm_"):
+    if key in _ROOT_KEYS or key.startswith("edm_") or _BESIDE.match(key):
         return True
     return prefix != "" and "." not in key and entry.numel <= _ROOT_NUMEL
 

@@ -30,7 +30,7 @@ class LayerRecord:
 
     Attributes:
         codec: id of an entry of ``vq.codecs``.
-        shape: logical shape, ``[out, in]`` or ``[out, in, kh, kw]``.
+        shape: logical shape, ``[out, in]`` or ``[out, in, *kernel]``.
         dtype: of the weight that was coded.
         codebooks: name of the codebook set, or None.
     """

@@ -19,7 +19,7 @@ from .codebooks import ENTRIES, GROUP, shipped_set
 from .encoder import EFFORTS, AdditiveSpec, Coder, better_rotation, with_own_set
 from .registry import OnProgress
 from .scales import half_scales
-from .weight import CodebookSet, Piece, VQWeight, matrix_shape, to_matrix
+from .weight import RANKS, CodebookSet, Piece, VQWeight, matrix_shape, to_matrix
 
 
 class Additive:
@@ -29,7 +29,7 @@ class Additive:
     version = 1
 
     def supports(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) in (2, 4) and 0 not in shape and shape[1] % GROUP == 0
+        return len(shape) in RANKS and 0 not in shape and shape[1] % GROUP == 0
 
     def spec_for(self, bits: int, shape: tuple[int, ...], seed: int = 0) -> AdditiveSpec:
         """Rotation blocks of 128, of 64 where the input width asks for it, else none."""

@@ -29,11 +29,11 @@ def encode(
     """Code a weight on the device that it is on.
 
     Args:
-        weight: floating point, ``[out, in]`` or ``[out, in, kh, kw]``.
+        weight: floating point, ``[out, in]``, or ``[out, in, *kernel]`` of a convolution.
         bits: bits per weight of the codes: 1 to 6 for ``additive`` (its M), 8 for ``int8``.
         codec: a name from ``codecs.names()``.
         effort: ``fast``, ``balanced`` or ``best``.
-        importance: non-negative weight of each input column, ``[in]`` or ``[in, kh, kw]``; the
+        importance: non-negative weight of each input column, ``[in]`` or ``[in, *kernel]``; the
             encoder minimizes ``sum importance * (weight - decoded)^2``. None for ones.
         seed: of the rotation's signs and of sampling; the same seed gives the same result.
         on_progress: called with the number of weights coded since the last call, at least every
@@ -61,7 +61,7 @@ def encode(
     if not chosen.supports(shape):
         raise VQError(
             f"found a weight of shape {list(shape)}, which codec {codec!r} does not take; expected "
-            "[out, in] or [out, in, kh, kw], nowhere 0 (additive: in a multiple of 8); leave this "
+            "[out, in] or [out, in, *kernel], nowhere 0 (additive: in a multiple of 8); leave this "
             "layer dense"
         )
     if weight.dtype.itemsize == 1:  # float8 has no arithmetic of its own
@@ -87,7 +87,7 @@ def _columns(importance: Tensor, shape: tuple[int, ...]) -> Tensor:
     if tuple(importance.shape) not in (per_input, per_tap):
         raise VQError(
             f"found an importance of shape {list(importance.shape)}, expected {list(per_input)}"
-            + (f" or {list(per_tap)}" if len(shape) == 4 else "")
+            + (f" or {list(per_tap)}" if len(shape) > 2 else "")
         )
     importance = importance.detach().float()
     if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()):
@@ -95,7 +95,7 @@ def _columns(importance: Tensor, shape: tuple[int, ...]) -> Tensor:
     if not bool((importance > 0).any()):
         raise VQError("found an importance of zero everywhere, expected some positive value")
     importance = importance / importance.mean()
-    if importance.ndim == 1 and len(shape) == 4:
-        importance = importance[:, None, None].expand(per_tap)
-    columns = to_matrix(importance[None])[0] if importance.ndim == 3 else importance
+    if importance.ndim == 1:
+        importance = importance.view(-1, *[1] * (len(shape) - 2)).expand(per_tap)
+    columns = to_matrix(importance[None])[0]
     return columns.reshape(matrix_shape(shape)[1])

@@ -12,7 +12,7 @@ from .. import kernels
 from ..errors import VQError
 from .registry import OnProgress
 from .scales import fit_scales, half_scales
-from .weight import Piece, VQWeight, matrix_shape, to_matrix
+from .weight import RANKS, Piece, VQWeight, matrix_shape, to_matrix
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Int8:
     version = 1
 
     def supports(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) in (2, 4) and 0 not in shape
+        return len(shape) in RANKS and 0 not in shape
 
     def spec_for(self, bits: int, shape: tuple[int, ...], seed: int = 0) -> Int8Spec:
         if bits != 8:

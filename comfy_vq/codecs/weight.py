@@ -12,6 +12,9 @@ from torch import Tensor
 
 from .. import kernels
 
+RANKS = (2, 3, 4, 5)
+"""Dimensions of weights that can be coded: linear layers and convolutions."""
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -79,7 +82,8 @@ class VQWeight:
 
     Attributes:
         spec: how it was coded; a frozen dataclass of its codec.
-        shape: logical shape, ``[out, in]`` or ``[out, in, kh, kw]``.
+        shape: logical shape, ``[out, in]``, or ``[out, in, *kernel]`` of a convolution in one, two
+            or three dimensions.
         dtype: of the weight that was coded; what a dense copy is written as.
         tensors: the layer's own pieces by name; the first dimension of each is that of ``shape``.
         codebooks: the set that it refers to, or None where its codec has none.
@@ -149,15 +153,11 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def to_matrix(weight: Tensor) -> Tensor:
-    """``[out, in]`` as it is, ``[out, in, kh, kw]`` as ``[out, kh*kw*in]``, input fastest."""
-    if weight.ndim == 4:
-        weight = weight.permute(0, 2, 3, 1)
-    return weight.reshape(weight.shape[0], -1)
+    """``[out, in]`` as it is, ``[out, in, *kernel]`` as ``[out, taps * in]``, input fastest."""
+    return weight.movedim(1, -1).reshape(weight.shape[0], -1)
 
 
 def from_matrix(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The inverse of ``to_matrix``; never copies."""
-    if len(shape) == 4:
-        out, inputs, height, width = shape
-        return matrix.view(out, height, width, inputs).permute(0, 3, 1, 2)
-    return matrix.view(shape)
+    out, inputs, *kernel = shape
+    return matrix.view(out, *kernel, inputs).movedim(-1, 1)

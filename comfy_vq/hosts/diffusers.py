@@ -73,7 +73,7 @@ class CodedConv2d(CodedLayer):
         self.geometry = (like.stride, like.padding, like.dilation, like.groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        return compute.conv2d(self._convolve, x, self.weight(), self.bias, self.geometry[-1])
+        return compute.convolution(self._convolve, x, self.weight(), self.bias, self.geometry[-1])
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, *self.geometry)

@@ -6,31 +6,22 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-_DIT_KEYS = re.compile(
-    # A numbered stack of transformer blocks, under the names of Flux and HunyuanVideo, SD3, AuraFlow,
-    # Wan and PixArt and HunyuanDiT, Qwen-Image and LTXV and most of diffusers, Lumina
-    r"^(double_blocks|joint_blocks|double_layers|blocks|transformer_blocks|layers)\.\d+\."
-)
-_DIT_ENDS = re.compile(
-    r"^(final_layer|final_linear|head\.head|proj_out|norm_out|img_in|x_embedder|patch_embedding"
-    r"|patch_embed|pos_embed|patchify_proj|init_x_linear|adaln_single)(\.|$)"
-)
+from .transformers import transformer_family
 
 
 def detect_family(keys_and_shapes: Mapping[str, tuple[int, ...]]) -> str:
     """A family that has sensitivities, from checkpoint keys (without prefix) and shapes.
 
-    UNets are recognized in the naming of the original checkpoints and in that of diffusers. Any
-    diffusion transformer is ``dit``; what is neither is ``generic``.
+    UNets are recognized in the naming of the original checkpoints and in that of diffusers,
+    transformers in that of the original checkpoints. A diffusion transformer of no known family is
+    ``dit``; what is neither is ``generic``.
     """
     shapes = {
         unet_name(key.removesuffix(".weight")): shape for key, shape in keys_and_shapes.items()
     }
     if any(name.startswith("input_blocks.") for name in shapes):
         return _unet_family(shapes)
-    if any(map(_DIT_KEYS.match, shapes)) and any(map(_DIT_ENDS.match, shapes)):
-        return "dit"
-    return "generic"
+    return transformer_family(shapes) or "generic"
 
 
 def _unet_family(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -46,8 +37,10 @@ def _unet_family(shapes: Mapping[str, tuple[int, ...]]) -> str:
         return "sdxl"
     if outputs == 12 and classes and contexts == {1280}:
         return "sdxl-refiner"
+    if any(".time_stack." in name for name in shapes):
+        return "svd"
     if outputs == 12 and not classes:
-        return "sd15"
+        return "sd2" if contexts == {1024} else "sd15"
     return "unet"
 
 

@@ -12,7 +12,7 @@ class Layer:
 
     Attributes:
         name: checkpoint key without prefix and without ``.weight``.
-        shape: ``[out, in]`` or ``[out, in, kh, kw]``.
+        shape: ``[out, in]`` or ``[out, in, *kernel]``.
         itemsize_bits: bits per weight if it is left dense.
     """
 

@@ -93,9 +93,15 @@ def test_reads_one_tensor_at_a_time(tmp_path: Path, dtype: torch.dtype) -> None:
 
 def test_what_can_be_coded(tmp_path: Path) -> None:
     shapes = {"a.weight": (8, 8), "b.weight": (8, 8, 3, 3), "b.bias": (8,), "norm.weight": (8,),
-              "pos_embed": (8, 8), "video.weight": (8, 8, 1, 2, 2)}  # fmt: skip
+              "pos_embed": (8, 8), "video.weight": (8, 8, 1, 2, 2), "sound.weight": (8, 8, 3),
+              "language_model.embed_tokens.weight": (8, 8), "ff_i.gate.weight": (8, 8)}  # fmt: skip
     dense = checkpoint.open_dense(write(tmp_path, {k: torch.zeros(s) for k, s in shapes.items()}))
-    assert {key for key in shapes if dense.codable(key)} == {"a.weight", "b.weight"}
+    assert {key for key in shapes if dense.codable(key)} == {
+        "a.weight",
+        "b.weight",
+        "video.weight",
+        "sound.weight",
+    }
 
 
 def test_a_file_that_vanishes(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 
 from comfy_vq import codecs
 from comfy_vq.codecs import beam
+from comfy_vq.codecs.weight import from_matrix, matrix_shape, to_matrix
 from comfy_vq.errors import VQError
 from comfy_vq.evaluation import sqnr_db
 
@@ -22,7 +23,10 @@ def test_quality_on_gaussian_weights_is_what_the_plan_expects(books):
     )
 
 
-@pytest.mark.parametrize("shape", [(40, 128), (24, 64), (16, 40), (8, 64, 3, 3), (16, 8, 1, 1)])
+SHAPES = [(40, 128), (24, 64), (16, 40), (8, 64, 3, 3), (16, 8, 1, 1), (8, 64, 3), (8, 16, 3, 2, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_decodes_to_the_shape_and_dtype_asked_for(shape, dtype):
     coded = codecs.encode(gaussian(*shape).to(dtype), 4)
@@ -34,6 +38,17 @@ def test_decodes_to_the_shape_and_dtype_asked_for(shape, dtype):
 def test_convolutions_decode_to_channels_last_without_a_copy():
     decoded = codecs.encode(gaussian(8, 64, 3, 3), 2).decode()
     assert decoded.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kernel", [(3,), (2, 3), (3, 1, 2)], ids=str)
+def test_columns_are_input_channels_tap_by_tap(kernel):
+    weight = gaussian(8, 64, *kernel)
+    matrix = to_matrix(weight)
+    taps = weight.flatten(2)
+    assert matrix.shape == matrix_shape(weight.shape)
+    for column in (0, 63, 64, 130):
+        assert torch.equal(matrix[:, column], taps[:, column % 64, column // 64])
+    assert torch.equal(from_matrix(matrix, weight.shape), weight)
 
 
 def test_bits_count_codes_scales_and_codebooks():
@@ -74,9 +89,10 @@ def test_importance_lowers_the_error_it_weighs():
     assert aimed.sum() < 0.8 * plain.sum()
 
 
-def test_importance_of_a_convolution_may_be_per_input_or_per_tap():
-    weight, per_input = gaussian(8, 16, 3, 3), torch.arange(1.0, 17.0)
-    per_tap = per_input[:, None, None].expand(16, 3, 3)
+@pytest.mark.parametrize("kernel", [(3,), (3, 3), (3, 1, 1)], ids=str)
+def test_importance_of_a_convolution_may_be_per_input_or_per_tap(kernel):
+    weight, per_input = gaussian(8, 16, *kernel), torch.arange(1.0, 17.0)
+    per_tap = per_input.view(16, *[1] * len(kernel)).expand(16, *kernel)
     a = codecs.encode(weight, 2, importance=per_input)
     b = codecs.encode(weight, 2, importance=per_tap)
     assert torch.equal(a.tensors["codes"], b.tensors["codes"])

@@ -48,7 +48,7 @@ def test_convolution_is_that_of_the_decoded_weight(device, options, dtype):
     x = normal(2, 128, 12, 10)
     exact = weight.decode(dtype).double().contiguous()
     expected = F.conv2d(x.to(dtype).double(), exact, bias.to(dtype).double(), **options)
-    found = compute.conv2d(
+    found = compute.convolution(
         partial(F.conv2d, **options),
         x.to(device, dtype),
         weight.to(device),

@@ -9,14 +9,20 @@ from torch import Tensor
 
 
 def low_rank_lora(
-    model: ModelPatcher, rank: int = 4, layers: int = 6, seed: int = 0
+    model: ModelPatcher,
+    rank: int = 4,
+    layers: int = 6,
+    seed: int = 0,
+    dimensions: tuple[int, ...] = (2, 4),
 ) -> dict[str, Tensor]:
-    """A plain LoRA on the first ``layers`` linear layers or convolutions of a model."""
+    """A plain LoRA on the first ``layers`` weights of a model with such a number of dimensions."""
     generator = torch.Generator().manual_seed(seed)
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     by_key = {key: name for name, key in names.items() if isinstance(key, str)}
     weights = {f"{n}.weight": getattr(m, "weight", None) for n, m in model.model.named_modules()}
-    chosen = [k for k, w in weights.items() if k in by_key and w is not None and w.ndim in (2, 4)]
+    chosen = [
+        k for k, w in weights.items() if k in by_key and w is not None and w.ndim in dimensions
+    ]
     lora: dict[str, Tensor] = {}
     for key in chosen[:layers]:
         name, shape = by_key[key], weights[key].shape

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import comfy.sd
 import nodes
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from host.families import FAMILIES
+from host.families import ALL_FAMILIES, FAMILIES
 
 
 def sample(model: ModelPatcher, family: str, steps: int = 2, seed: int = 1) -> Tensor:
     """Latents from fixed random conditioning, as the KSampler node makes them."""
-    chosen = FAMILIES[family]
-    generator = torch.Generator().manual_seed(seed)
-    context = torch.randn((1, 16, chosen.context), generator=generator)
-    extra = {}
-    if chosen.pooled:
-        extra["pooled_output"] = torch.randn((1, chosen.pooled), generator=generator)
-    positive, negative = [[context, dict(extra)]], [[-context, dict(extra)]]
-    latent = {"samples": torch.zeros(chosen.latent)}
+    chosen = ALL_FAMILIES[family]
+    positive, negative = chosen.conditioning(seed)
+    latent = {"samples": chosen.empty_latent()}
     (out,) = nodes.common_ksampler(
         model, seed, steps, 4.0, "euler", "simple", positive, negative, latent
     )
-    return out["samples"]
+    samples = out["samples"]
+    return torch.cat([t.flatten() for t in samples.tensors]) if samples.is_nested else samples
 
 
-def load_dense(weights: dict[str, Tensor]) -> ModelPatcher:
+def load_dense(
+    weights: dict[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> ModelPatcher:
     """A MODEL of dense weights, as UNETLoader makes it."""
-    return comfy.sd.load_diffusion_model_state_dict(dict(weights))
+    return comfy.sd.load_diffusion_model_state_dict(dict(weights), metadata=dict(metadata or {}))
 
 
 def relative_l2(reference: Tensor, candidate: Tensor) -> float:

@@ -146,7 +146,7 @@ class Chain(nn.Module):
         self.bias = nn.Parameter(torch.linspace(-1, 1, 24))
 
     def forward(self, x):
-        x = compute.conv2d(partial(F.conv2d, padding=1), x, self.kernel, self.bias)
+        x = compute.convolution(partial(F.conv2d, padding=1), x, self.kernel, self.bias)
         x = x.flatten(2).transpose(1, 2)
         for weight in self.weights:
             x = F.gelu(compute.linear(x, weight))

@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from benchmarks.unet_shapes import unet
 from comfy_vq.errors import VQError
 from comfy_vq.plan import FAMILIES, Layer, detect_family
 from comfy_vq.plan.families import unet_name
-from comfy_vq.plan.sensitivity import sensitivities
+from comfy_vq.plan.sensitivity import _TABLES, sensitivities
 
 from . import shapes
 
-DIFFUSION_TRANSFORMERS = {
+TRANSFORMERS = {
     "flux": ["img_in", "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1"],
+    "flux2": ["img_in", "double_blocks.0.img_attn.qkv", "double_stream_modulation_img.lin"],
     "chroma": ["img_in", "distilled_guidance_layer.in_proj", "double_blocks.0.img_mlp.0"],
     "sd3": ["x_embedder.proj", "joint_blocks.0.x_block.attn.qkv", "final_layer.linear"],
-    "wan": ["patch_embedding", "blocks.0.self_attn.q", "blocks.0.ffn.0", "head.head"],
-    "lumina": ["x_embedder", "layers.0.attention.qkv", "final_layer.linear"],
-    "qwen_image": ["img_in", "transformer_blocks.0.attn.to_q", "proj_out"],
-    "hunyuan_video": ["img_in.proj", "double_blocks.0.img_attn.qkv", "final_layer.linear"],
+    "wan": ["patch_embedding", "blocks.0.cross_attn.k", "blocks.0.ffn.0", "head.head"],
+    "lumina2": ["layers.0.feed_forward.w1", "context_refiner.0.feed_forward.w1"],
+    "omnigen2": ["x_embedder", "context_refiner.0.feed_forward.linear_1"],
+    "qwen-image": ["transformer_blocks.0.img_mlp.net.2", "transformer_blocks.0.txt_mod.1"],
+    "hunyuan-video": ["img_in.proj", "txt_in.individual_token_refiner.blocks.0.mlp.fc1"],
     "ltxv": ["patchify_proj", "transformer_blocks.0.attn1.to_q", "adaln_single.linear"],
-    "pixart": ["x_embedder.proj", "blocks.0.attn.qkv", "final_layer.linear"],
-    "aura_flow": ["init_x_linear", "double_layers.0.attn.w1q", "final_linear"],
-    "hunyuan_dit": ["x_embedder.proj", "blocks.0.attn1.Wqkv", "final_layer.linear"],
+    "pixart": ["t_block.1", "blocks.0.cross_attn.kv_linear", "final_layer.linear"],
+    "auraflow": ["cond_seq_linear", "double_layers.0.attn.w1q", "final_linear"],
+    "hunyuan-dit": ["mlp_t5.0", "blocks.0.attn1.Wqkv", "final_layer.linear"],
+    "hidream": ["double_stream_blocks.0.block.attn1.to_q", "final_layer.linear"],
+    "cosmos": ["x_embedder.proj.1", "blocks.0.adaln_modulation_cross_attn.1"],
+    "mochi": ["t5_yproj", "blocks.0.attn.qkv_x"],
+    "cogvideo": ["patch_embed.text_proj", "blocks.0.q"],
+    "kandinsky5": ["visual_transformer_blocks.0.self_attention.to_key"],
+    "hunyuan3d": ["latent_in", "double_blocks.0.img_attn.qkv", "single_blocks.0.linear1"],
+    "stable-cascade": ["clip_txt_mapper", "down_blocks.0.1.channelwise.0"],
+    "stable-audio": ["postprocess_conv", "transformer.layers.0.self_attn.to_qkv"],
+    "ace-step": ["lyric_encoder.encoders.0.feed_forward.w_1", "genre_embedder"],
+    "dit": ["img_in", "transformer_blocks.0.attn.to_q", "proj_out"],
 }
 
 
-@pytest.mark.parametrize("model", DIFFUSION_TRANSFORMERS)
-def test_diffusion_transformers(model: str) -> None:
-    keys = {f"{name}.weight": (64, 64) for name in DIFFUSION_TRANSFORMERS[model]}
-    assert detect_family(keys) == "dit"
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_transformers_are_told_by_the_names_of_their_layers(family: str) -> None:
+    keys = {f"{name}.weight": (64, 64) for name in TRANSFORMERS[family]}
+    assert detect_family(keys) == family
+    assert family in FAMILIES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_table_says_where_it_comes_from(family: str) -> None:
+    """And, where nothing was measured on the very family, that nothing was."""
+    table = _TABLES[family]
+    measured = family in ("demo", "sdxl", "unet") or table["size_exponent"] == 0
+    assert table["source"] and (measured or re.search("rule|unmeasured", table["source"]))
 
 
 @pytest.mark.parametrize(
@@ -38,7 +61,7 @@ def test_diffusion_transformers(model: str) -> None:
     [
         (shapes.sdxl(), "sdxl"),
         (shapes.sd15(), "sd15"),
-        (shapes.weights(unet((1, 2, 4, 4), (1, 1, 1, 0), 1024, middle_depth=1)), "sd15"),
+        (shapes.weights(unet((1, 2, 4, 4), (1, 1, 1, 0), 1024, middle_depth=1)), "sd2"),
         (
             shapes.weights(
                 unet((1, 2, 4, 4), (0, 4, 4, 0), 1280, middle_depth=4, adm=2560, base=384)
@@ -47,7 +70,7 @@ def test_diffusion_transformers(model: str) -> None:
         ),
         (shapes.demo(), "demo"),
         (shapes.weights(unet((1, 2), (1, 1), 768)), "unet"),
-        (shapes.flux(), "dit"),
+        (shapes.flux(), "flux"),
         ([Layer("encoder.0", (64, 64), 16)], "generic"),
     ],
 )

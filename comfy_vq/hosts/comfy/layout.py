@@ -117,7 +117,7 @@ register_layout_class(LAYOUT, VQLayout)
 class PendingWeight(QuantizedTensor):
     """A coded weight in a state dict on its way into a model.
 
-    Our Linear and Conv2d take it as it is; any other module copies from it into its own dense
+    Our linear layers and convolutions take it as it is; any other module copies from it into its own dense
     parameter, which this class answers by decoding.
     """
 

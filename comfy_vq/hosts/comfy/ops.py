@@ -1,4 +1,4 @@
-"""Linear and Conv2d on coded weights, as the operations class that ComfyUI builds a model with.
+"""Linear layers and convolutions on coded weights, as the operations class that ComfyUI builds a model with.
 
 Everything about moving, offloading and patching weights is the host's: its cast function hands us
 the weight on the right device, dense if patches had to be applied and coded otherwise. What is
@@ -234,6 +234,21 @@ class Uncast:
         return super().forward(input)
 
 
+class Convolution(CodedWeight):
+    """A convolution in any number of dimensions; goes before the host's layer class."""
+
+    def _multiply(self, input: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
+        # Through the layer's own method, which other extensions replace (seamless tiling).
+        return compute.convolution(self._conv_forward, input, coded(weight), bias, self.groups)
+
+    def _multiply_dense(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        output = self._conv_forward(input, weight, bias)
+        return output.contiguous() if input.is_contiguous() else output
+
+    def _add(self, beside: Beside, output: Tensor, input: Tensor) -> Tensor:
+        return beside.add_convolution(output, input, self._conv_forward)
+
+
 class VQOperations(comfy.ops.manual_cast):
     """The operations class of a VQ model."""
 
@@ -260,14 +275,11 @@ class VQOperations(comfy.ops.manual_cast):
         def _add(self, beside: Beside, output: Tensor, input: Tensor) -> Tensor:
             return beside.add_linear(output, input)
 
-    class Conv2d(CodedWeight, comfy.ops.manual_cast.Conv2d):
-        def _multiply(self, input: Tensor, weight: QuantizedTensor, bias: Tensor | None) -> Tensor:
-            # Through the layer's own method, which other extensions replace (seamless tiling).
-            return compute.conv2d(self._conv_forward, input, coded(weight), bias, self.groups)
+    class Conv1d(Convolution, comfy.ops.manual_cast.Conv1d):
+        pass
 
-        def _multiply_dense(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            output = self._conv_forward(input, weight, bias)
-            return output.contiguous() if input.is_contiguous() else output
+    class Conv2d(Convolution, comfy.ops.manual_cast.Conv2d):
+        pass
 
-        def _add(self, beside: Beside, output: Tensor, input: Tensor) -> Tensor:
-            return beside.add_conv2d(output, input, self._conv_forward)
+    class Conv3d(Convolution, comfy.ops.manual_cast.Conv3d):
+        pass

@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-import comfy.latent_formats
 import comfy.lora
 import comfy.model_management
-import comfy.model_sampling
+import comfy.ops
 import safetensors
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor, nn
 
+from ...codecs.weight import RANKS
 from ...errors import VQError
 from ...model import Source
+from .described import root_tensors, saved_names, with_config
 from .loader import origin_of
 
 _UNET = "diffusion_model."
@@ -38,10 +39,16 @@ class HeldWeight:
 
     @property
     def codable(self) -> bool:
-        layer = isinstance(self.module, (nn.Linear, nn.Conv2d))
+        """Whether a layer of our operations class would hold it: those of the host's alone would.
+
+        What a model holds in modules of its own, as bare parameters or in layers of torch's, stays
+        dense: the host would have to decode it for good.
+        """
+        layer = isinstance(self.module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
         # The host's layer for its own quantized formats is a Linear by name only.
         layer = layer or type(self.module).__name__ == "Linear"
-        return layer and self.name == "weight" and self.tensor.ndim in (2, 4)
+        cast = isinstance(self.module, comfy.ops.CastWeightBiasOp)
+        return layer and cast and self.name == "weight" and self.tensor.ndim in RANKS
 
 
 class ModelSource:
@@ -63,16 +70,18 @@ class ModelSource:
         comfy.model_management.unload_model_and_clones(patcher)
         self._patcher = patcher
         held = {weight.key: weight for weight in held_weights(patcher.model.diffusion_model)}
-        names, prefix, root = _saved_names(patcher, held)
+        shapes = {key: weight.tensor.shape for key, weight in held.items()}
+        names, prefix, root = saved_names(patcher, shapes)
         self._weights = {names[key]: weight for key, weight in held.items()}
         path = _checkpoint_path(patcher)
         metadata, self._stored = _header(path, prefix)
+        metadata = with_config(patcher, {names[key]: s for key, s in shapes.items()}, metadata)
         self.source = Source(
             name=os.path.basename(path) if path else type(patcher.model).__name__,
             sha256=None,
             prefix=prefix,
             metadata=metadata,
-            root={**root, **_sampling_keys(patcher)},
+            root={**root, **root_tensors(patcher)},
         )
 
     @property
@@ -102,7 +111,7 @@ class ModelSource:
         return torch.bfloat16 if patched_float8 and dtype.is_floating_point else dtype
 
     def codable(self, key: str) -> bool:
-        """Only weights of linear layers and 2-d convolutions can be held coded."""
+        """Only weights of linear layers and convolutions can be held coded."""
         return self._weights[key].codable
 
     def read(self, key: str) -> Tensor:
@@ -148,46 +157,6 @@ def held_weights(model: nn.Module) -> Iterator[HeldWeight]:
             if tensor is None or (quantized and name not in ("weight", "bias")):
                 continue
             yield HeldWeight(f"{path}.{name}" if path else name, module, name)
-
-
-def _saved_names(
-    patcher: ModelPatcher, held: dict[str, HeldWeight]
-) -> tuple[dict[str, str], str, dict[str, Tensor]]:
-    """The names under which the host would save the model, found out with empty tensors.
-
-    Returns:
-        host key -> saved name without the common prefix; that prefix; what the host saves beside
-        the diffusion model to describe it.
-    """
-    empty = {key: torch.empty(w.tensor.shape, device="meta") for key, w in held.items()}
-    keys = {id(tensor): key for key, tensor in empty.items()}
-    saved = patcher.model.state_dict_for_saving(dict(empty))
-    full = {keys[id(tensor)]: name for name, tensor in saved.items() if id(tensor) in keys}
-    root = {name: tensor for name, tensor in saved.items() if id(tensor) not in keys}
-    prefixes = {name.removesuffix(key) for key, name in full.items()}
-    if len(prefixes) != 1:
-        # Renamed, not merely prefixed: keep what the host says.
-        return full, "", root
-    return {key: key for key in full}, prefixes.pop(), root
-
-
-def _sampling_keys(patcher: ModelPatcher) -> dict[str, Tensor]:
-    """The root keys by which checkpoints tell the host's loader how they are sampled."""
-    latents = patcher.model.latent_format
-    if isinstance(latents, comfy.latent_formats.SDXL_Playground_2_5):
-        return {"edm_mean": latents.latents_mean.clone(), "edm_std": latents.latents_std.clone()}
-    sampling = patcher.get_model_object("model_sampling")
-    v_prediction = isinstance(sampling, comfy.model_sampling.V_PREDICTION)
-    if not v_prediction or isinstance(sampling, comfy.model_sampling.EDM):
-        return {}
-    if isinstance(sampling, comfy.model_sampling.ModelSamplingContinuousEDM):
-        return {
-            "edm_vpred.sigma_max": torch.tensor(float(sampling.sigma_max)),
-            "edm_vpred.sigma_min": torch.tensor(float(sampling.sigma_min)),
-        }
-    # Only the names count.
-    names = ["v_pred", "ztsnr"] if getattr(sampling, "zsnr", False) else ["v_pred"]
-    return {name: torch.zeros(1) for name in names}
 
 
 def _checkpoint_path(patcher: ModelPatcher) -> str | None:
