@@ -89,18 +89,18 @@ def _hypernetwork(graph: Graph) -> Tensor:
 _DOWNSCALE = {"block_number": 1, "downscale_factor": 2.0, "end_percent": 1.0}
 
 FEATURES = [
-    Feature("FreeU", ("FreeU",), "sd15 deep", patched("FreeU", b2=1.4, s2=0.5)),
-    Feature("FreeU V2", ("FreeU_V2",), "sd15 deep", patched("FreeU_V2", b2=1.4, s2=0.5)),
+    Feature("FreeU", ("FreeU",), "sd15, two widths", patched("FreeU", b2=1.4, s2=0.5)),
+    Feature("FreeU V2", ("FreeU_V2",), "sd15, two widths", patched("FreeU_V2", b2=1.4, s2=0.5)),
     Feature(
         "Perturbed-attention guidance",
         ("PerturbedAttentionGuidance",),
-        "sd15 middle",
+        "sd15 with a middle",
         patched("PerturbedAttentionGuidance"),
     ),
     Feature(
         "Self-attention guidance",
         ("SelfAttentionGuidance",),
-        "sd15 middle",
+        "sd15 with a middle",
         patched("SelfAttentionGuidance", scale=2.0),
     ),
     Feature("HyperTile", ("HyperTile",), "sd15", _hypertile, _large_without),

@@ -146,7 +146,8 @@ def _gligen(graph: Graph) -> Tensor:
 
 
 def _reference(graph: Graph) -> Graph:
-    latent = {"samples": torch.randn((1, 16, 8, 8), generator=torch.Generator().manual_seed(9))}
+    shape = graph.latent["samples"].shape
+    latent = {"samples": torch.randn(shape, generator=torch.Generator().manual_seed(9))}
     return graph.with_(
         positive=one("ReferenceLatent", conditioning=graph.positive, latent=latent),
         negative=one("ReferenceLatent", conditioning=graph.negative, latent=latent),
@@ -155,6 +156,15 @@ def _reference(graph: Graph) -> Graph:
 
 def _referenced(graph: Graph) -> Tensor:
     return sample(_reference(graph))
+
+
+def _reference_cached(graph: Graph) -> Tensor:
+    return _reference_alone(graph.with_(model=one("FluxKVCache", model=graph.model)))
+
+
+def _reference_alone(graph: Graph) -> Tensor:
+    """Without negative prompt, as distilled models are sampled."""
+    return sample(_reference(graph).with_(cfg=1.0, steps=4))
 
 
 def _redux(graph: Graph) -> Tensor:
@@ -186,7 +196,8 @@ def _windows(node: str, **inputs: Any):
 
 
 def _many_frames(graph: Graph) -> Graph:
-    return graph.with_(latent={"samples": torch.zeros((1, 16, 9, 8, 8))})
+    channels, size = graph.latent["samples"].shape[1], graph.latent["samples"].shape[-2:]
+    return graph.with_(latent={"samples": torch.zeros((1, channels, 9, *size))})
 
 
 def _many_frames_without(graph: Graph) -> Tensor:
@@ -194,6 +205,15 @@ def _many_frames_without(graph: Graph) -> Tensor:
 
 
 _MANUAL = {"context_length": 4, "context_overlap": 2, "dim": 2}
+
+
+def _unclip(graph: Graph) -> Tensor:
+    """A picture in place of a text; what CLIP vision says of it is random."""
+    seen = torch.randn((1, 768), generator=torch.Generator().manual_seed(16))
+    output = SimpleNamespace(image_embeds=seen)
+    positive = one("unCLIPConditioning", conditioning=graph.positive, clip_vision_output=output)
+    return sample(graph.with_(positive=positive))
+
 
 FEATURES = [
     Feature("Area of a prompt", ("ConditioningSetArea",), "sd15", _area, _wide_without),
@@ -224,16 +244,16 @@ FEATURES = [
     Feature(
         "Inpainting model (9 channels)",
         ("InpaintModelConditioning",),
-        "sd15 inpaint",
+        "sd15-inpaint",
         _inpainted(4),
     ),
     Feature(
         "Editing model (InstructPix2Pix, 8 channels)",
         ("InstructPixToPixConditioning",),
-        "sd15 edit",
+        "sd15-instruct-pix2pix",
         _edited(4),
     ),
-    Feature("Flux Fill (96 channels)", ("InpaintModelConditioning",), "flux fill", _inpainted(16)),
+    Feature("Flux Fill (96 channels)", ("InpaintModelConditioning",), "flux-fill", _inpainted(16)),
     Feature("Inpainting by a noise mask", ("VAEEncodeForInpaint",), "sd15", _noise_mask),
     Feature(
         "Picture to picture",
@@ -241,10 +261,18 @@ FEATURES = [
         "sd15",
         lambda graph: sample(_from_picture(graph)),
     ),
+    Feature("unCLIP", ("unCLIPConditioning",), "sd2-unclip-l", _unclip),
     Feature("GLIGEN", ("GLIGENLoader", "GLIGENTextBoxApply"), "sd15", _gligen),
     Feature("Reference pictures (Flux Kontext)", ("ReferenceLatent",), "flux", _referenced),
+    Feature(
+        "Reference pictures with their keys and values kept",
+        ("FluxKVCache",),
+        "flux2",
+        _reference_cached,
+        _reference_alone,
+    ),
     Feature("Style model (Flux Redux)", ("StyleModelApply",), "flux", _redux),
-    Feature("Distilled guidance", ("FluxGuidance",), "flux dev", _guidance),
+    Feature("Distilled guidance", ("FluxGuidance",), "flux-dev", _guidance),
     *(
         Feature(
             f"Context windows: {node}",

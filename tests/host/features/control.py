@@ -213,7 +213,7 @@ FEATURES = [
         _control_lora_of_patched,
         _lora_alone,
     ),
-    Feature("T2I-Adapter", ("ControlNetLoader",), "sd15 long", _t2i_adapter),
+    Feature("T2I-Adapter", ("ControlNetLoader",), "sd15, two blocks", _t2i_adapter),
     *(
         Feature(
             f"ControlNet of Stability for SD3.5, {what} from the model",

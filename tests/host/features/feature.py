@@ -88,7 +88,7 @@ def check(feature: Feature) -> Outcome:
     try:
         expected = feature.run(start(feature.variant, coded=False))
     except Absent as missing:
-        return Outcome("absent", f"has no node {missing}")
+        return Outcome("absent", str(missing))
     graph = start(feature.variant, coded=True)
     before, held = plain(feature.variant)
     without = before if feature.without is sample else feature.without(graph)

@@ -20,7 +20,7 @@ from host.features.variants import VARIANTS, random_vq_variant
 
 
 class Absent(Exception):
-    """This ComfyUI has no node of that name."""
+    """This ComfyUI has no such node or model family."""
 
 
 @cache
@@ -33,7 +33,7 @@ def stock_nodes() -> dict[str, type]:
 def present(node: str) -> None:
     """Raises Absent if there is no such node."""
     if node not in stock_nodes():
-        raise Absent(node)
+        raise Absent(f"this ComfyUI has no node {node}")
 
 
 def call(node: str, /, **inputs: Any) -> tuple:
@@ -99,21 +99,16 @@ def start(variant: str, coded: bool) -> Graph:
     """A model of random weights with a prompt and an empty latent.
 
     Features share it, one after the other, as the prompts of a server do.
+
+    Raises:
+        Absent: this ComfyUI does not know the family.
     """
+    if VARIANTS[variant].missing:
+        raise Absent(VARIANTS[variant].missing)
     chosen = VARIANTS[variant]
-    generator = torch.Generator().manual_seed(1)
-    context = torch.randn((1, 16, chosen.context), generator=generator)
-    details = {}
-    if chosen.pooled:
-        details["pooled_output"] = torch.randn((1, chosen.pooled), generator=generator)
-    return Graph(
-        variant,
-        coded,
-        model_of(variant, coded),
-        [[context, dict(details)]],
-        [[-context, dict(details)]],
-        {"samples": torch.zeros(chosen.latent)},
-    )
+    positive, negative = chosen.conditioning()
+    latent = {"samples": chosen.empty_latent()}
+    return Graph(variant, coded, model_of(variant, coded), positive, negative, latent)
 
 
 def other_prompt(graph: Graph) -> list:
@@ -131,12 +126,14 @@ def vq_of(variant: str, seed: int = 0) -> VQModel:
 def model_of(variant: str, coded: bool, seed: int = 0) -> ModelPatcher:
     """A fresh MODEL: vector-quantized, or dense with the decoded weights, from a file."""
     vq = vq_of(variant, seed)
-    if coded:
-        return load(InMemory(vq))
-    path = folder_of("diffusion_models") / f"{variant}-{seed}.safetensors"
-    if not path.exists():
-        comfy.utils.save_torch_file(vq.decode(torch.float32), str(path))
-    return one("UNETLoader", unet_name=path.name, weight_dtype="default")
+    with VARIANTS[variant].detected():
+        if coded:
+            return load(InMemory(vq))
+        path = folder_of("diffusion_models") / f"{variant}-{seed}.safetensors"
+        if not path.exists():
+            weights = {**vq.decode(torch.float32), **vq.source.root}
+            comfy.utils.save_torch_file(weights, str(path), metadata=dict(vq.source.metadata))
+        return one("UNETLoader", unet_name=path.name, weight_dtype="default")
 
 
 def sample(graph: Graph) -> Tensor:

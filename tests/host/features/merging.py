@@ -9,9 +9,9 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from host.features.feature import Feature
+from host.features.feature import Feature, Run
 from host.features.files import folder_of, tiny_vae
-from host.features.graph import Graph, call, one, sample
+from host.features.graph import Graph, call, one, present, sample, stock_nodes
 from host.features.lora import with_lora
 
 VQ_RESULT = "gives a VQ model: merged as it runs, weight by weight"
@@ -34,6 +34,19 @@ def _into_dense(node: str, **inputs: Any):
     def run(graph: Graph) -> Tensor:
         models = {"model1": graph.second(coded=False), "model2": graph.model}
         return sample(graph.with_(model=one(node, **models, **inputs)))
+
+    return run
+
+
+def _by_blocks(node: str) -> Run:
+    """With a ratio of its own for the first group of weights that the node names."""
+
+    def run(graph: Graph) -> Tensor:
+        present(node)
+        keys = list(graph.model.model.diffusion_model.state_dict())
+        groups = list(stock_nodes()[node].INPUT_TYPES()["required"])[2:]
+        group = next(g for g in groups if any(key.startswith(g) for key in keys))
+        return _merged(node, **{group: 0.3})(graph)
 
     return run
 
@@ -106,6 +119,24 @@ def _second(graph: Graph) -> Tensor:
     return sample(graph.with_(model=graph.second()))
 
 
+_OF_FAMILIES = {
+    "ModelMergeSD1": "sd15",
+    "ModelMergeSD2": "sd2",
+    "ModelMergeSDXL": "koala-700m",
+    "ModelMergeSD3_2B": "sd3",
+    "ModelMergeSD35_Large": "sd35",
+    "ModelMergeFlux1": "flux",
+    "ModelMergeAuraflow": "auraflow",
+    "ModelMergeQwenImage": "qwen-image",
+    "ModelMergeKrea2": "krea2",
+    "ModelMergeWAN2_1": "wan",
+    "ModelMergeLTXV": "ltxv",
+    "ModelMergeMochiPreview": "mochi",
+    "ModelMergeCosmos7B": "cosmos-t2v",
+    "ModelMergeCosmos14B": "cosmos-t2v",
+    "ModelMergeCosmosPredict2_2B": "cosmos-predict2-t2i",
+    "ModelMergeCosmosPredict2_14B": "cosmos-predict2-t2i",
+}
 _BLOCKS = {"input": 0.3, "middle": 0.5, "out": 0.8}
 _SIMPLE = {"ratio": 0.6}
 
@@ -144,15 +175,10 @@ FEATURES = [
             f"Merge by the blocks of a family: {node}",
             (node,),
             variant,
-            _merged(node, **{block: 0.3}),
+            _by_blocks(node),
             note=VQ_RESULT,
         )
-        for node, variant, block in (
-            ("ModelMergeSD1", "sd15", "input_blocks.1."),
-            ("ModelMergeSD3_2B", "sd3", "joint_blocks.0."),
-            ("ModelMergeFlux1", "flux", "double_blocks.0."),
-            ("ModelMergeWAN2_1", "wan", "blocks.0."),
-        )
+        for node, variant in _OF_FAMILIES.items()
     ),
     Feature(
         "Sum of two models",

@@ -199,14 +199,14 @@ FEATURES = [
     Feature(
         "Model sampling, LTXV",
         ("ModelSamplingLTXV",),
-        "wan",
+        "ltxv",
         patched("ModelSamplingLTXV"),
     ),
     Feature(
         "Model sampling, Stable Cascade",
         ("ModelSamplingStableCascade",),
         "sd15",
-        patched("ModelSamplingStableCascade"),
+        patched("ModelSamplingStableCascade", shift=6.0),
     ),
     Feature(
         "Noise scale",

@@ -5,27 +5,9 @@ from __future__ import annotations
 from host.features.feature import Untested
 
 _LARGE = "its network has a fixed size of hundreds of millions of weights or more"
-_NO_MODEL = "for one model family, of which no small model is at hand"
+_CODEC = "needs the family's own autoencoder, of which no small one is at hand"
 
 FEATURES = [
-    Untested(
-        "Merges by the blocks of further families",
-        (
-            "ModelMergeAuraflow",
-            "ModelMergeCosmos14B",
-            "ModelMergeCosmos7B",
-            "ModelMergeCosmosPredict2_14B",
-            "ModelMergeCosmosPredict2_2B",
-            "ModelMergeKrea2",
-            "ModelMergeLTXV",
-            "ModelMergeMochiPreview",
-            "ModelMergeQwenImage",
-            "ModelMergeSD2",
-            "ModelMergeSD35_Large",
-            "ModelMergeSDXL",
-        ),
-        "the same code as the tested ones, with other names of blocks",
-    ),
     Untested(
         "Control networks for Qwen-Image, Z-Image, Anima and SUPIR",
         ("QwenImageDiffsynthControlnet", "ZImageFunControlnet", "AnimaLLLiteApply", "SUPIRApply"),
@@ -33,17 +15,9 @@ FEATURES = [
     ),
     Untested("USO style reference", ("USOStyleReference",), _LARGE),
     Untested("InfiniteTalk", ("WanInfiniteTalkToVideo",), "needs an audio encoder's output"),
-    Untested(
-        "Autoregressive Wan",
-        ("ARVideoI2V",),
-        "needs a model that was trained for it, of fixed size",
-    ),
-    Untested("LTXV nodes", ("LTXVContextWindows", "LTXVReferenceAudio"), _NO_MODEL),
-    Untested("Chroma Radiance options", ("ChromaRadianceOptions",), _NO_MODEL),
-    Untested("HiDream-O1 seam smoothing", ("HiDreamO1PatchSeamSmoothing",), _NO_MODEL),
-    Untested("TripoSplat previews", ("TripoSplatSamplingPreview",), _NO_MODEL),
-    Untested("SeedVR2 conditioning", ("SeedVR2Conditioning",), _NO_MODEL),
-    Untested("Keys and values of references kept", ("FluxKVCache",), _NO_MODEL),
+    Untested("LTXV reference audio", ("LTXVReferenceAudio",), "needs an audio autoencoder"),
+    Untested("TripoSplat previews", ("TripoSplatSamplingPreview",), _CODEC),
+    Untested("SeedVR2 conditioning", ("SeedVR2Conditioning",), _CODEC),
     Untested(
         "Models that detect",
         ("RTDETR_detect", "SAM3_Detect", "SAM3_VideoTrack", "SDPoseKeypointExtractor"),
