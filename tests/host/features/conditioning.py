@@ -277,13 +277,14 @@ FEATURES = [
         Feature(
             f"Context windows: {node}",
             (node,),
-            "wan",
+            variant,
             _windows(node, **inputs),
             _many_frames_without,
         )
-        for node, inputs in (
-            ("ContextWindowsManual", _MANUAL),
-            ("WanContextWindowsManual", {"context_length": 13, "context_overlap": 5}),
+        for node, variant, inputs in (
+            ("ContextWindowsManual", "wan", _MANUAL),
+            ("WanContextWindowsManual", "wan", {"context_length": 13, "context_overlap": 5}),
+            ("LTXVContextWindows", "ltxv", {"context_length": 25, "context_overlap": 8}),
         )
     ),
 ]

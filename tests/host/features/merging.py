@@ -177,6 +177,7 @@ FEATURES = [
             variant,
             _by_blocks(node),
             note=VQ_RESULT,
+            slow=variant == "koala-700m",
         )
         for node, variant in _OF_FAMILIES.items()
     ),
