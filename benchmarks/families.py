@@ -156,7 +156,9 @@ def _dense(kinds: Mapping[str, int], weights: int) -> str:
     """What is not coded, by reason, where it is more than a thousandth of all weights."""
     shares: dict[str, float] = {}
     for kind, count in kinds.items():
-        why = next((w for start, w in _REASONS.items() if kind.startswith(start)), _NO_REASON)
+        layer = "." not in kind  # else a parameter of its own name
+        known = (w for start, w in _REASONS.items() if layer and kind.startswith(start))
+        why = next(known, _NO_REASON)
         shares[why] = shares.get(why, 0) + count / weights
     large = {why: share for why, share in shares.items() if share > 1e-3}
     return "; ".join(f"{100 * share:.1f} % {why}" for why, share in large.items()) or "-"
@@ -165,8 +167,8 @@ def _dense(kinds: Mapping[str, int], weights: int) -> str:
 _INTRODUCTION = """\
 # Model families
 
-Every family that ComfyUI {version} detects goes through ComfyUI's own loader: quantized, saved, loaded, sampled, sampled
-with a LoRA of the stock kind. This page is written by
+Every family of diffusion models that ComfyUI {version} detects goes through ComfyUI's own loader: quantized,
+saved, loaded, sampled, sampled with a LoRA of the stock kind. This page is written by
 
     {command}
 
@@ -186,7 +188,7 @@ sizes, for which the test puts smaller ones; the real sizes are in the next tabl
   for an encoded model.
 * `sampled`: relative L2 between latents (2 steps of euler with guidance, float32) of the VQ model as loaded from its
   file, and of the dense model that holds the weights which the file decodes to. At most 1e-4 counts as equal; where it is not
-  0, convolutions are added up in another order.
+  0, float32 sums were taken in another order.
 * `LoRA`: the same with a LoRA of rank 4 on eight layers of both.
 """
 _FULL_INTRODUCTION = """
@@ -201,7 +203,6 @@ with codes that take no memory, and one layer of each kind (shape and geometry) 
 """
 _UNTESTED_INTRODUCTION = """
 ## Not here
-
 """
 
 
