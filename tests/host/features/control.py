@@ -16,7 +16,7 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from host.features.feature import Feature
+from host.features.feature import Feature, Run
 from host.features.files import folder_of, picture, random_weights, tiny_vae
 from host.features.graph import Graph, call, one, present, sample
 from host.features.lora import with_lora
@@ -140,7 +140,7 @@ def _sd35_weights(double: bool) -> dict[str, Tensor]:
     return {k: v for k, v in random_weights(network).items() if not k.startswith(taken)}
 
 
-def _sd35(double: bool):
+def _sd35(double: bool) -> Run:
     def run(graph: Graph) -> Tensor:
         control_net = _load(_save(f"sd35-{double}", _sd35_weights(double)))
         return sample(_controlled(graph, control_net, vae=tiny_vae(16)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from host.features.feature import Feature, patched
+from host.features.feature import Feature, Run, patched
 from host.features.graph import Graph, one, other_prompt, sample
 from host.features.sampling import custom
 
@@ -49,7 +49,7 @@ def _two_pictures(graph: Graph) -> Graph:
     return graph.with_(latent={"samples": torch.zeros(shape)})
 
 
-def _video_cfg(node: str):
+def _video_cfg(node: str) -> Run:
     def run(graph: Graph) -> Tensor:
         return sample(_two_pictures(graph).with_(model=one(node, model=graph.model)))
 

@@ -18,7 +18,7 @@ VQ_RESULT = "gives a VQ model: merged as it runs, weight by weight"
 DENSE_RESULT = "gives a dense model"
 
 
-def _merged(node: str, coded: bool = True, **inputs: Any):
+def _merged(node: str, coded: bool = True, **inputs: Any) -> Run:
     """The model under test merged with another, coded or dense."""
 
     def run(graph: Graph) -> Tensor:
@@ -28,7 +28,7 @@ def _merged(node: str, coded: bool = True, **inputs: Any):
     return run
 
 
-def _into_dense(node: str, **inputs: Any):
+def _into_dense(node: str, **inputs: Any) -> Run:
     """A dense model merged with the model under test."""
 
     def run(graph: Graph) -> Tensor:
@@ -88,7 +88,7 @@ def _outputs() -> list:
     return list(Path(folder_paths.get_output_directory()).rglob("*.safetensors"))
 
 
-def _checkpoint_saved(node: str, **inputs: Any):
+def _checkpoint_saved(node: str, **inputs: Any) -> Run:
     def run(graph: Graph) -> Tensor:
         before = set(_outputs())
         merged = one("ModelMergeSimple", model1=graph.model, model2=graph.second(), ratio=0.5)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from host.features.feature import Feature, patched
+from host.features.feature import Feature, Run, patched
 from host.features.graph import Graph, one, sample
 
 
@@ -52,7 +52,7 @@ def _sa_solver(graph: Graph) -> Tensor:
     return custom(graph, _cfg_guider(graph), one("SamplerSASolver", model=graph.model))
 
 
-def _scheduled(node: str, **inputs: Any):
+def _scheduled(node: str, **inputs: Any) -> Run:
     def run(graph: Graph) -> Tensor:
         sigmas = one(node, model=graph.model, **inputs)
         return custom(graph, _cfg_guider(graph), sigmas=sigmas)
@@ -114,7 +114,7 @@ def _advanced(graph: Graph) -> Tensor:
     )["samples"]
 
 
-def _with_sampler(name: str):
+def _with_sampler(name: str) -> Run:
     return lambda graph: sample(graph.with_(sampler=name, steps=3))
 
 
