@@ -62,13 +62,17 @@ OLD = [
     ({"version": ""}, "comfyui_version.py: no version found"),
     (
         {"version": "0.29.0", "kitchen": "0.2.10"},
-        "comfy-kitchen 0.2.10 of {python} is too old, 0.2.16 or newer is needed: install the "
-        "requirements.txt of ComfyUI 0.29.0 into the environment it runs in",
+        (
+            "comfy-kitchen 0.2.10 of {python} is too old, 0.2.16 or newer is needed: install the "
+            "requirements.txt of ComfyUI 0.29.0 into the environment it runs in"
+        ),
     ),
     (
         {"version": "0.29.0", "kitchen": None},
-        "{python} lacks comfy-kitchen, 0.2.16 or newer: install the requirements.txt of ComfyUI "
-        "0.29.0 into the environment it runs in",
+        (
+            "{python} lacks comfy-kitchen, 0.2.16 or newer: install the requirements.txt of ComfyUI "
+            "0.29.0 into the environment it runs in"
+        ),
     ),
 ]
 
