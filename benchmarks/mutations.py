@@ -25,7 +25,7 @@ from typing import Any
 
 from comfy_vq import checkpoint
 from comfy_vq.errors import VQError
-from tests.checkpoint.conftest import tiny_model
+from tests.checkpoint.conftest import full_components, tiny_model
 
 try:
     import resource
@@ -269,13 +269,17 @@ def outcome(path: Path) -> str:
     try:
         header = checkpoint.inspect(path)
         model = checkpoint.load(path)
+        components = {name: checkpoint.load_component(path, name) for name in header.components}
     except VQError as error:
         assert str(error).startswith(f"{path}: ") and str(error).isprintable()
         return "refused"
-    assert {n: w.decode().shape for n, w in model.layers.items()} == {
-        name: record.shape for name, record in header.layers.items()
-    }
-    checkpoint.save(path.with_name("again"), model)
+    parts = [(model, header)]
+    parts += [(component.model, header.components[n]) for n, component in components.items()]
+    for loaded, part in parts:
+        assert {n: w.decode().shape for n, w in loaded.layers.items()} == {
+            name: record.shape for name, record in part.layers.items()
+        }
+    checkpoint.save(path.with_name("again"), model, components=components)
     checkpoint.load(path.with_name("again"))
     return "loaded"
 
@@ -286,12 +290,14 @@ def originals(folder: Path) -> None:
     two = {name: model.layers[name] for name in ("blocks.0.q", "out")}
     checkpoint.save(folder / "0", model)
     checkpoint.save(folder / "1", replace(model, layers=two, dense={}))
+    small = replace(model, layers=two, dense={})
+    checkpoint.save(folder / "2", small, components=full_components())
 
 
 def work(folder: Path, first: int, stop: int, report: Callable[[str], object]) -> None:
     """Try mutations ``first`` to ``stop - 1``; reports ``SEED`` before and ``SEED OUTCOME`` after."""
     faulthandler.enable()
-    contents = [(folder / name).read_bytes() for name in "01"]
+    contents = [(folder / name).read_bytes() for name in "012"]
     outcome(folder / "0")
     before = _bound_memory()
     for seed in range(first, stop):
@@ -299,7 +305,7 @@ def work(folder: Path, first: int, stop: int, report: Callable[[str], object]) -
         faulthandler.dump_traceback_later(SECONDS_EACH, exit=True)
         path = folder / "mutant.safetensors"
         path.unlink(missing_ok=True)  # the last one may be mapped still
-        path.write_bytes(mutate(contents[seed % 2], seed))
+        path.write_bytes(mutate(contents[seed % len(contents)], seed))
         try:
             report(f"{seed} {outcome(path)}")
         except Exception:  # noqa: BLE001 - whatever it is, it is the finding

@@ -19,7 +19,7 @@ from .codecs.registry import OnProgress
 from .plan import Choice, Plan
 from .progress import work_per_weight
 
-WHILE_SAMPLING = "of graphics memory while sampling one picture"
+_SAMPLING = "sampling one picture"
 _MEASURE_SECONDS = 0.5
 _TIMED = 2
 _LEAST_RUNS = 2
@@ -40,17 +40,20 @@ class Estimate:
     Attributes:
         file_bytes: of the VQ checkpoint.
         seconds: to encode on the device at hand.
-        sampling_bytes: graphics memory while the result samples one picture.
+        sampling_bytes: graphics memory while the result samples one picture, or does what else it
+            is for.
+        doing: what that is.
     """
 
     file_bytes: int
     seconds: float
     sampling_bytes: int
+    doing: str = _SAMPLING
 
     def __str__(self) -> str:
         return (
             f"estimated: {self.file_bytes / 1e6:.1f} MB on disk, {duration(self.seconds)} to quantize, "
-            f"{self.sampling_bytes / 1e9:.2f} GB {WHILE_SAMPLING}"
+            f"{self.sampling_bytes / 1e9:.2f} GB of graphics memory while {self.doing}"
         )
 
 
@@ -60,10 +63,11 @@ def estimate(
     device: torch.device | str,
     sampling_bytes: int,
     on_progress: OnProgress | None = None,
+    doing: str = _SAMPLING,
 ) -> Estimate:
     """Size, time and memory of a plan; see ``encoding_seconds`` for how long this takes."""
     seconds = encoding_seconds(plan, effort, device, on_progress)
-    return Estimate(coded_bytes(plan), seconds, sampling_bytes)
+    return Estimate(coded_bytes(plan), seconds, sampling_bytes, doing)
 
 
 def encoding_seconds(

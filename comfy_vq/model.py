@@ -1,4 +1,4 @@
-"""A quantized diffusion model in memory: what a VQ file holds."""
+"""Quantized models in memory: what a VQ file holds."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class VQModel:
     @property
     def bits_per_weight(self) -> float:
         """``8 * nbytes / numel``: dense tensors, codes, scales and codebooks, all counted."""
-        return 8 * self.nbytes / self.numel
+        return 8 * self.nbytes / max(1, self.numel)
 
     def decode(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """The dense model, original keys without prefix.
@@ -85,3 +85,17 @@ class VQModel:
             for name, w in self.layers.items()
         }
         return {**self.dense, **decoded}
+
+
+@dataclass
+class Component:
+    """What a file holds beside, or instead of, a diffusion model: text encoders, an autoencoder.
+
+    Attributes:
+        model: its weights, coded and dense, under the host's names; ``source.root`` holds what is no
+            weight (a tokenizer's vocabulary).
+        about: what a host has to know to build it again.
+    """
+
+    model: VQModel
+    about: dict[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,16 @@ import torch
 from .. import __version__, codecs
 from ..errors import VQError
 from ..model import Source
+from .components import FEATURE, ComponentRecord, components_text, parse_components
 from .header import DTYPES, NAMES
 from .refusal import QUANTIZE_AGAIN, plain, refuse
 from .serialize import compact_json
+from .source import parse_source, source_text
 from .strict_json import parse_json, parse_object
 
 VERSION = (1, 0)
 """Major and minor version of the format that is written."""
-FEATURES: frozenset[str] = frozenset()
+FEATURES = frozenset({FEATURE})
 """Names that may stand in ``vq.requires``: what a reader must know beyond version 1.0."""
 
 
@@ -55,7 +57,8 @@ class Description:
     source: Source
     tool: str = f"comfy-vq {__version__}"
     version: tuple[int, int] = VERSION
-    requires: tuple[str, ...] = field(default=())
+    requires: tuple[str, ...] = ()
+    components: dict[str, ComponentRecord] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,24 @@ class Field:
         attribute: of ``Description``.
         to_text: from the attribute's value.
         from_text: back; is given the file's path and the key for its messages.
+        feature: the name in ``vq.requires`` with which the field comes; empty for every file.
     """
 
     key: str
     attribute: str
     to_text: Callable[[Any], str]
     from_text: Callable[[Path, str, str], Any]
+    feature: str = ""
+
+    def belongs_to(self, requires: Sequence[str]) -> bool:
+        """Whether a file that requires these features has the field."""
+        return not self.feature or self.feature in requires
 
 
 def to_metadata(description: Description) -> dict[str, str]:
     """The ``vq.*`` strings of the header, and the ``format`` that loaders expect."""
-    values = {f.key: f.to_text(getattr(description, f.attribute)) for f in FIELDS}
+    fields = [f for f in FIELDS if f.belongs_to(description.requires)]
+    values = {f.key: f.to_text(getattr(description, f.attribute)) for f in fields}
     return {"format": "pt", **values}
 
 
@@ -95,10 +105,13 @@ def from_metadata(path: Path, metadata: Mapping[str, str]) -> Description:
             "a file that VQ Quantize Model and Save VQ Checkpoint, or comfy-vq quantize, made",
             "load it with UNETLoader or CheckpointLoaderSimple, or quantize it first",
         )
-    values = {}
+    values: dict[str, Any] = {}
     for f in FIELDS:
+        if not f.belongs_to(values.get("requires", ())):
+            continue
         if f.key not in metadata:
-            refuse(path, f.key, "nothing", "this field, which every VQ checkpoint has")
+            what = f"every VQ checkpoint with {f.feature}" if f.feature else "every VQ checkpoint"
+            refuse(path, f.key, "nothing", f"this field, which {what} has")
         values[f.attribute] = f.from_text(path, f.key, metadata[f.key])
     return Description(**values)
 
@@ -192,30 +205,6 @@ def _layer(path: Path, where: str, record: Any) -> LayerRecord:
     return LayerRecord(codec, tuple(shape), DTYPES[dtype], codebooks)
 
 
-def _source_text(source: Source) -> str:
-    return compact_json(
-        {
-            "name": source.name,
-            "sha256": source.sha256,
-            "prefix": source.prefix,
-            "metadata": dict(sorted(source.metadata.items())),
-        }
-    )
-
-
-def _source(path: Path, key: str, text: str) -> Source:
-    record = parse_object(path, key, text)
-    sha256, metadata = record.get("sha256"), record.get("metadata")
-    for name in ("name", "prefix"):
-        if not isinstance(record.get(name), str):
-            refuse(path, f"{key}, field {name}", repr(record.get(name)), "a string")
-    if sha256 is not None and not isinstance(sha256, str):
-        refuse(path, f"{key}, field sha256", repr(sha256), "a string or null")
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        refuse(path, f"{key}, field metadata", str(metadata), "an object of strings")
-    return Source(record["name"], sha256, record["prefix"], metadata, {})
-
-
 def _text(path: Path, key: str, text: str) -> str:
     return text
 
@@ -226,7 +215,8 @@ FIELDS = (
     Field("vq.codecs", "codecs", _codecs_text, _codecs),
     Field("vq.layers", "layers", _layers_text, _layers),
     Field("vq.plan", "plan", compact_json, parse_object),
-    Field("vq.source", "source", _source_text, _source),
+    Field("vq.source", "source", source_text, parse_source),
     Field("vq.tool", "tool", str, _text),
+    Field("vq.components", "components", components_text, parse_components, FEATURE),
 )
 """Every metadata field, in the order in which a reader checks them: versions before contents."""

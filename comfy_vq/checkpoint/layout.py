@@ -16,8 +16,10 @@ from .refusal import plain, refuse
 PREFIX = "vq."
 """What every tensor name begins with, so that no other loader takes the file for a dense model."""
 _CODEBOOKS = "codebooks."
-_ROOT = "root."
-RESERVED = (_CODEBOOKS, _ROOT)
+ROOT = "root."
+COMPONENTS = "components."
+"""What names of layers and keys of components begin with."""
+RESERVED = (_CODEBOOKS, ROOT, COMPONENTS)
 """How no dense tensor's original key may begin."""
 _GRID = ".grid"
 
@@ -44,7 +46,17 @@ def grid_name(name: str) -> str:
 
 def root_name(key: str) -> str:
     """Stored name of a root-level key by which the source describes itself."""
-    return f"{PREFIX}{_ROOT}{key}"
+    return f"{PREFIX}{root_key(key)}"
+
+
+def root_key(key: str) -> str:
+    """A root-level key among the other keys of a model."""
+    return f"{ROOT}{key}"
+
+
+def component_prefix(name: str) -> str:
+    """What names of a component's layers and keys begin with; empty for the diffusion model."""
+    return f"{COMPONENTS}{name}." if name else ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ def check_layout(file: FileHeader, description: Description) -> Layout:
             refuse(
                 file.path, "tensors", f"{name}, which {what}", "tensors that the fields announce"
             )
-        (root if key.startswith(_ROOT) else dense)[key.removeprefix(_ROOT)] = file.entries[name]
+        (root if key.startswith(ROOT) else dense)[key.removeprefix(ROOT)] = file.entries[name]
     doubles = sorted(f"{layer}.weight" for layer in pieces if f"{layer}.weight" in dense)
     if doubles:
         refuse(

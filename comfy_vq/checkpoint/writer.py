@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from ..codecs import CodebookSet, VQWeight
-from ..model import VQModel
+from ..model import Component, VQModel
+from .components import FEATURE, ComponentRecord
 from .fields import Description, LayerRecord, to_metadata
 from .header import Entry, FileHeader
-from .layout import RESERVED, codebooks_name, dense_name, grid_name, piece_name, root_name
+from .joined import joined, same_set
+from .layout import codebooks_name, dense_name, grid_name, piece_name, root_name
 from .modelspec import modelspec_fields
 from .reader import MAX_HEADER, check
 from .refusal import refuse
@@ -32,11 +34,17 @@ _EXPENDABLE = ("prompt", "workflow")
 
 
 def save(
-    path: str | os.PathLike[str], model: VQModel, *, extra: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    model: VQModel,
+    *,
+    components: Mapping[str, Component] | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> None:
     """Write a VQ checkpoint, atomically; the same model gives the same bytes.
 
     Args:
+        model: the diffusion model; an empty one for a file of components alone.
+        components: what else the file shall hold, by name.
         extra: more strings for the header, such as ComfyUI's ``prompt`` and ``workflow``. Left out
             with a warning, ``prompt`` first, where the header would exceed 1 MiB with them.
 
@@ -48,12 +56,15 @@ def save(
     reserved = sorted(k for k in extra if k.startswith(("vq.", "modelspec.")) or k == "format")
     if reserved:
         refuse(path, "extra metadata", reserved[0], "a name that is not reserved", "rename it")
-    tensors = _stored(path, model)
+    components = components or {}
+    whole = joined(path, model, components)
+    tensors = _stored(path, whole)
     entries = lay_out(path, tensors)
-    spec = modelspec_fields(model, data_sha256(path, tensors))
-    description, extra = _fit(path, _describe(model), spec, extra, entries)
+    titled = model if model.numel or not components else next(iter(components.values())).model
+    spec = modelspec_fields(titled, data_sha256(path, tensors))
+    description, extra = _fit(path, _describe(whole, components), spec, extra, entries)
     metadata = {**extra, **spec, **to_metadata(description)}
-    _check(Path(path), model, FileHeader(Path(path), entries, metadata))
+    _check(Path(path), whole, FileHeader(Path(path), entries, metadata))
     write_file(path, tensors, metadata)
 
 
@@ -111,9 +122,6 @@ def _stored(path: str | os.PathLike[str], model: VQModel) -> dict[str, Stored]:
 
 def _named(path: str | os.PathLike[str], model: VQModel) -> Iterator[tuple[str, Tensor]]:
     for key, tensor in model.dense.items():
-        if key.startswith(RESERVED):
-            expected = f"a name that does not begin with {' or '.join(RESERVED)}"
-            refuse(path, "tensors", key, expected, "rename it in the source")
         yield dense_name(key), tensor
     for key, tensor in model.source.root.items():
         yield root_name(key), tensor
@@ -133,17 +141,11 @@ def _codebook_sets(path: str | os.PathLike[str], model: VQModel) -> dict[str, Co
         if shared is None:
             continue
         known = sets.setdefault(shared.name, shared)
-        if known is not shared and not _same(known, shared):
+        if known is not shared and not same_set(known, shared):
             found = f"{shared.name!r}, which differs from another layer's set of this name"
             advice = "give every set a name of its own"
             refuse(path, f"layer {layer}, codebook set", found, "one set for each name", advice)
     return sets
-
-
-def _same(a: CodebookSet, b: CodebookSet) -> bool:
-    if (a.step, a.offset) != (b.step, b.offset):
-        return False
-    return a.codebooks is b.codebooks or torch.equal(a.codebooks.cpu(), b.codebooks.cpu())
 
 
 def _check(path: Path, model: VQModel, file: FileHeader) -> None:
@@ -162,7 +164,7 @@ def _check(path: Path, model: VQModel, file: FileHeader) -> None:
         check_set(path, name, shared.codebooks, shared.grid)
 
 
-def _describe(model: VQModel) -> Description:
+def _describe(model: VQModel, components: Mapping[str, Component]) -> Description:
     ids: dict[object, str] = {}
     counts: Counter[str] = Counter()
     layers = {}
@@ -173,7 +175,14 @@ def _describe(model: VQModel) -> Description:
         shared = None if weight.codebooks is None else weight.codebooks.name
         layers[name] = LayerRecord(ids[weight.spec], tuple(weight.shape), weight.dtype, shared)
     specs = {id_: spec for spec, id_ in ids.items()}
-    return Description(layers, specs, model.plan, replace(model.source, root={}))
+    description = Description(layers, specs, model.plan, replace(model.source, root={}))
+    if not components:
+        return description
+    records = {
+        name: ComponentRecord(part.about, part.model.plan, replace(part.model.source, root={}))
+        for name, part in components.items()
+    }
+    return replace(description, requires=(FEATURE,), components=records)
 
 
 def _fit(

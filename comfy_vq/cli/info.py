@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoint, codecs
-from ..checkpoint import Header
+from ..checkpoint import Header, Part
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -26,64 +26,89 @@ def run(args: argparse.Namespace) -> None:
 
 def to_json(header: Header) -> dict[str, Any]:
     """All that the header says, as JSON values; sizes in bytes."""
-    source = header.source
+    components = {
+        name: {"about": part.about, **_part(part)} for name, part in header.components.items()
+    }
     return {
         "file": str(header.path),
         "file_bytes": header.path.stat().st_size,
         "format": header.version,
         "tool": header.tool,
-        "weights": header.numel,
-        "bytes": header.nbytes,
-        "bits_per_weight": header.bits_per_weight,
-        "plan": header.plan,
+        **_part(header),
+        **({"components": components} if components else {}),
+    }
+
+
+def to_text(header: Header) -> str:
+    """The same for people: totals, then a line per layer; for each model that the file holds."""
+    lines = [
+        (
+            f"file    {header.path}: {_megabytes(header.path.stat().st_size)}, "
+            f"format {header.version}, by {header.tool}"
+        )
+    ]
+    if header.numel or not header.components:
+        lines += _described("model", header)
+    for name, part in header.components.items():
+        facts = ", ".join(f"{key} {value}" for key, value in part.about.items())
+        lines += ["", *_described(name, part, facts)]
+    return "\n".join(lines)
+
+
+def _described(name: str, part: Part, facts: str = "") -> list[str]:
+    source = part.source
+    dense_bytes = sum(entry.nbytes for entry in part.dense.values())
+    dense_numel = sum(entry.numel for entry in part.dense.values())
+    lines = [
+        (
+            f"{name:<7} {part.numel / 1e6:.2f} M weights in {_megabytes(part.nbytes)}: "
+            f"{part.bits_per_weight:.3f} bits per weight, everything counted"
+        ),
+        *([f"about   {facts}"] if facts else []),
+        (
+            f"dense   {len(part.dense)} tensors, {dense_numel / 1e6:.2f} M weights in "
+            f"{_megabytes(dense_bytes)}"
+        ),
+        f"source  {source.name or 'unknown'}, sha256 {source.sha256 or 'unknown'}"
+        + (f", keys began with {source.prefix}" if source.prefix else ""),
+    ]
+    if part.plan or not part.name:
+        lines.append(f"plan    {_plan(part.plan)}")
+    if not part.layers:
+        return lines
+    rows = [("layer", "shape", "coded as", "bits/weight")]
+    for layer_name in part.layers:
+        layer = _layer(part, layer_name)
+        shape = " x ".join(map(str, layer["shape"]))
+        rows.append((layer_name, shape, _coded_as(layer), f"{layer['bits_per_weight']:.3f}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    table = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return [*lines, "", *table]
+
+
+def _part(part: Part) -> dict[str, Any]:
+    source = part.source
+    return {
+        "weights": part.numel,
+        "bytes": part.nbytes,
+        "bits_per_weight": part.bits_per_weight,
+        "plan": part.plan,
         "source": {
             "name": source.name,
             "sha256": source.sha256,
             "prefix": source.prefix,
             "metadata": source.metadata,
         },
-        "layers": {name: _layer(header, name) for name in header.layers},
+        "layers": {name: _layer(part, name) for name in part.layers},
         "dense": {
             key: {"shape": list(entry.shape), "dtype": _dtype(entry.dtype), "bytes": entry.nbytes}
-            for key, entry in header.dense.items()
+            for key, entry in part.dense.items()
         },
     }
 
 
-def to_text(header: Header) -> str:
-    """The same for people: totals, then a line per layer."""
-    source = header.source
-    dense_bytes = sum(entry.nbytes for entry in header.dense.values())
-    dense_numel = sum(entry.numel for entry in header.dense.values())
-    lines = [
-        (
-            f"file    {header.path}: {_megabytes(header.path.stat().st_size)}, "
-            f"format {header.version}, by {header.tool}"
-        ),
-        (
-            f"model   {header.numel / 1e6:.2f} M weights in {_megabytes(header.nbytes)}: "
-            f"{header.bits_per_weight:.3f} bits per weight, everything counted"
-        ),
-        (
-            f"dense   {len(header.dense)} tensors, {dense_numel / 1e6:.2f} M weights in "
-            f"{_megabytes(dense_bytes)}"
-        ),
-        f"source  {source.name or 'unknown'}, sha256 {source.sha256 or 'unknown'}"
-        + (f", keys began with {source.prefix}" if source.prefix else ""),
-        f"plan    {_plan(header.plan)}",
-        "",
-    ]
-    rows = [("layer", "shape", "coded as", "bits/weight")]
-    for name, layer in to_json(header)["layers"].items():
-        shape = " x ".join(map(str, layer["shape"]))
-        rows.append((name, shape, _coded_as(layer), f"{layer['bits_per_weight']:.3f}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines += ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
-    return "\n".join(lines)
-
-
-def _layer(header: Header, name: str) -> dict[str, Any]:
-    record, spec = header.layers[name], header.spec(name)
+def _layer(part: Part, name: str) -> dict[str, Any]:
+    record, spec = part.layers[name], part.spec(name)
     codec = codecs.get(spec.codec)
     return {
         "shape": list(record.shape),
@@ -91,8 +116,8 @@ def _layer(header: Header, name: str) -> dict[str, Any]:
         "codec": codec.name,
         **codec.to_record(spec),
         "set": record.codebooks,
-        "bytes": header.layer_nbytes(name),
-        "bits_per_weight": 8 * header.layer_nbytes(name) / math.prod(record.shape),
+        "bytes": part.layer_nbytes(name),
+        "bits_per_weight": 8 * part.layer_nbytes(name) / math.prod(record.shape),
     }
 
 

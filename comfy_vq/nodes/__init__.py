@@ -5,7 +5,16 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from ..hosts.comfy import folders
-from . import load_checkpoint, quality_report, quantize_model, save_checkpoint
+from . import (
+    load_checkpoint,
+    load_clip,
+    load_full_checkpoint,
+    quality_report,
+    quantize_clip,
+    quantize_model,
+    save_checkpoint,
+    save_clip,
+)
 
 folders.register()
 
@@ -14,6 +23,10 @@ NODES = [
     *save_checkpoint.NODES,
     *load_checkpoint.NODES,
     *quality_report.NODES,
+    *quantize_clip.NODES,
+    *save_clip.NODES,
+    *load_clip.NODES,
+    *load_full_checkpoint.NODES,
 ]
 
 

@@ -5,8 +5,7 @@ from comfy_api.latest import io
 from ..hosts.comfy import folders
 from ..hosts.comfy.compute_mode import compute_as
 from ..hosts.comfy.loader import keep_decoded, load_file
-from ..hosts.modes import COMPUTE
-from .inputs import spare_memory_input
+from .inputs import compute_input, spare_memory_input
 
 
 class LoadVQCheckpoint(io.ComfyNode):
@@ -24,15 +23,9 @@ class LoadVQCheckpoint(io.ComfyNode):
                 io.Combo.Input(
                     "vq_name",
                     options=folders.vq_files(),
-                    tooltip="VQ files in models/diffusion_models and models/vq.",
+                    tooltip="VQ files in models/diffusion_models, models/vq and models/checkpoints.",
                 ),
-                io.Combo.Input(
-                    "compute",
-                    options=list(COMPUTE),
-                    default="auto",
-                    optional=True,
-                    tooltip="auto: int8 where it is faster on this graphics card. Layers that int8 would harm stay exact.",
-                ),
+                compute_input(),
                 spare_memory_input(),
             ],
             outputs=[io.Model.Output("model")],

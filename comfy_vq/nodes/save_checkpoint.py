@@ -14,7 +14,8 @@ class SaveVQCheckpoint(io.ComfyNode):
             node_id="SaveVQCheckpoint",
             display_name="Save VQ Checkpoint",
             category="VQ",
-            description="Save a vector-quantized model to the output folder.",
+            description="Save a vector-quantized model to the output folder, with text encoders and autoencoder if "
+            "they are connected.",
             search_aliases=["export vq model"],
             inputs=[
                 io.Model.Input("model", tooltip="From VQ Quantize Model or Load VQ Checkpoint."),
@@ -24,6 +25,14 @@ class SaveVQCheckpoint(io.ComfyNode):
                     default=True,
                     tooltip="Store this workflow in the file, as ComfyUI's own save nodes do.",
                 ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Text encoders to save in the same file: coded from VQ Quantize CLIP, else dense.",
+                ),
+                io.Vae.Input(
+                    "vae", optional=True, tooltip="Autoencoder to save in the same file, as it is."
+                ),
             ],
             outputs=[],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -31,9 +40,12 @@ class SaveVQCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, filename_prefix: str, embed_workflow: bool) -> io.NodeOutput:
-        workflow = (cls.hidden.prompt, cls.hidden.extra_pnginfo) if embed_workflow else ()
-        return io.NodeOutput(ui=ui.PreviewText(save_model(model, filename_prefix, *workflow)))
+    def execute(
+        cls, model, filename_prefix: str, embed_workflow: bool, clip=None, vae=None
+    ) -> io.NodeOutput:
+        workflow = (cls.hidden.prompt, cls.hidden.extra_pnginfo) if embed_workflow else (None, None)
+        path = save_model(model, filename_prefix, *workflow, clip, vae)
+        return io.NodeOutput(ui=ui.PreviewText(path))
 
 
 NODES = [SaveVQCheckpoint]

@@ -44,7 +44,7 @@ def _unet_family(shapes: Mapping[str, tuple[int, ...]]) -> str:
     return "unet"
 
 
-_STACK = re.compile(r"^((?:.*?\.)?\w*(?:blocks|layers))\.(\d+)\.(.+)")
+_STACK = re.compile(r"^((?:.*?\.)?\w*(?:blocks?|layers))\.(\d+)\.(.+)")
 
 
 def canonical_names(names: Sequence[str]) -> list[str]:

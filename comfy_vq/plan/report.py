@@ -11,7 +11,7 @@ from .layers import Layer
 if TYPE_CHECKING:
     from .plan import Plan
 
-_NUMBERED = re.compile(r"\b(\w*blocks|(?:double_|single_)?layers)\.\d+")
+_NUMBERED = re.compile(r"\b(\w*blocks?|(?:double_|single_)?layers)\.\d+")
 _HEADER = ("layers like", "layers", "M weights", "share", "widths")
 
 

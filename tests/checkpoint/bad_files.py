@@ -22,8 +22,9 @@ from comfy_vq import checkpoint
 from comfy_vq.checkpoint import Stored
 from comfy_vq.checkpoint.reader import MAX_HEADER
 from comfy_vq.errors import VQError
+from comfy_vq.model import Component, VQModel
 
-from .conftest import Damage, tiny_model
+from .conftest import Damage, full_components, tiny_model
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,20 @@ def whole(folder: Path) -> Path:
     """A VQ checkpoint without a fault."""
     path = folder / "bad.safetensors"
     checkpoint.save(path, tiny_model())
+    return path
+
+
+def full(folder: Path) -> Path:
+    """A VQ checkpoint with components, without a fault."""
+    path = folder / "bad.safetensors"
+    checkpoint.save(path, tiny_model(), components=full_components())
+    return path
+
+
+def encoders(folder: Path) -> Path:
+    """A VQ file of text encoders alone, without a fault."""
+    path = folder / "bad.safetensors"
+    checkpoint.save(path, VQModel({}, {}), components={"clip": full_components()["clip"]})
     return path
 
 
@@ -87,11 +102,15 @@ def cut(keep: Callable[[bytes], int]) -> Callable[[Path], Path]:
     return build
 
 
-def damaged(change: Callable[[Damage], Path]) -> Callable[[Path], Path]:
-    return lambda folder: change(Damage(whole(folder)))
+def damaged(
+    change: Callable[[Damage], Path], sound: Callable[[Path], Path] = whole
+) -> Callable[[Path], Path]:
+    return lambda folder: change(Damage(sound(folder)))
 
 
-def text(key: str, value: str | None) -> Callable[[Path], Path]:
+def text(
+    key: str, value: str | None, sound: Callable[[Path], Path] = whole
+) -> Callable[[Path], Path]:
     """A VQ checkpoint with another metadata field, or without it."""
 
     def change(damage: Damage) -> Path:
@@ -100,11 +119,18 @@ def text(key: str, value: str | None) -> Callable[[Path], Path]:
             damage.index["__metadata__"][key] = value
         return damage.write()
 
-    return damaged(change)
+    return damaged(change, sound)
 
 
-def field(key: str, change: Callable[[Any], Any]) -> Callable[[Path], Path]:
-    return damaged(lambda damage: damage.field(key, change))
+def field(
+    key: str, change: Callable[[Any], Any], sound: Callable[[Path], Path] = whole
+) -> Callable[[Path], Path]:
+    return damaged(lambda damage: damage.field(key, change), sound)
+
+
+def component(name: str, **change: Any) -> Callable[[Path], Path]:
+    """A VQ checkpoint with components, of which one is described otherwise."""
+    return field("vq.components", lambda records: records[name].update(change), full)
 
 
 def codec(**change: Any) -> Callable[[Path], Path]:
@@ -122,12 +148,12 @@ def layer(position: int, value: Any) -> Callable[[Path], Path]:
     return field("vq.layers", change)
 
 
-def renamed(old: str, new: str) -> Callable[[Path], Path]:
+def renamed(old: str, new: str, sound: Callable[[Path], Path] = whole) -> Callable[[Path], Path]:
     def change(damage: Damage) -> Path:
         damage.index[new] = damage.index.pop(old)
         return damage.write()
 
-    return damaged(change)
+    return damaged(change, sound)
 
 
 def redescribed(tensor: str, **parts: Any) -> Callable[[Path], Path]:
@@ -138,8 +164,10 @@ def redescribed(tensor: str, **parts: Any) -> Callable[[Path], Path]:
     return damaged(change)
 
 
-def filled(tensor: str, *values: float, dtype: torch.dtype) -> Callable[[Path], Path]:
-    return damaged(lambda damage: damage.fill(tensor, torch.tensor(values).to(dtype)))
+def filled(
+    tensor: str, *values: float, dtype: torch.dtype, sound: Callable[[Path], Path] = whole
+) -> Callable[[Path], Path]:
+    return damaged(lambda damage: damage.fill(tensor, torch.tensor(values).to(dtype)), sound)
 
 
 def dense(**tensors: Tensor) -> Callable[[Path], Path]:
@@ -371,7 +399,80 @@ LAYERS = {
         renamed("vq.scale", "vq.blocks.0.q.weight"), "blocks.0.q.weight: .*both coded and dense"
     ),
 }
+COMPONENTS = {
+    "component field missing": Case(
+        text("vq.components", None, full),
+        "vq.components: found nothing, expected this field, which every VQ checkpoint with components",
+    ),
+    "component field a list": Case(text("vq.components", "[]", full), "found a JSON list"),
+    "no component": Case(text("vq.components", "{}", full), "vq.components: found no component"),
+    "component a number": Case(
+        text("vq.components", '{"clip":1}', full), "component clip: found 1, expected an object"
+    ),
+    "component of an odd name": Case(
+        field("vq.components", lambda records: {"a.b": records["clip"]}, full),
+        "vq.components: found 'a.b', expected names of a-z",
+    ),
+    "component about a list": Case(
+        component("clip", about=[]), r"component clip, field about: found \[\]"
+    ),
+    "component about numbers": Case(
+        component("clip", about={"type": 6}), "component clip, field about: found .'type': 6."
+    ),
+    "component plan a list": Case(component("vae", plan=[]), "component vae, field plan: found"),
+    "component without a source": Case(
+        component("vae", source=None), "component vae, field source: found None"
+    ),
+    "component source without a name": Case(
+        component("vae", source={"prefix": ""}),
+        "component vae, field source, field name: found None",
+    ),
+    "component that is not listed": Case(
+        field("vq.components", lambda records: {"clip": records["clip"]}, full),
+        "components.vae.decoder.conv.weight: found component 'vae', expected .*vq.components: clip",
+    ),
+    "component of which nothing is there": Case(
+        field("vq.components", lambda records: {**records, "ghost": records["vae"]}, full),
+        "component ghost: found no weight of it",
+    ),
+    "components that the file does not require": Case(
+        text("vq.requires", "[]", full),
+        "components.clip.*: found component 'clip', expected a name in one of vq.components: none here",
+    ),
+    "component tensor without a name": Case(
+        renamed("vq.components.clip.l.scale", "vq.components.clip.", full),
+        r"components.clip.: found component 'clip', expected a name in one of",
+    ),
+    "codes of a component missing": Case(
+        renamed("vq.components.clip.l.q.codes", "vq.components.clip.l.x.codes", full),
+        "layer components.clip.l.q: found no tensor vq.components.clip.l.q.codes",
+    ),
+    "component layer both coded and dense": Case(
+        renamed("vq.components.clip.l.scale", "vq.components.clip.l.q.weight", full),
+        "components.clip.l.q.weight: .*both coded and dense",
+    ),
+}
+NOT_THERE = {
+    "text encoders given to Load VQ Checkpoint": Case(
+        encoders, "file: found clip, expected a diffusion model; load it with Load VQ CLIP"
+    ),
+    "model without text encoders given to Load VQ CLIP": Case(
+        whole,
+        "component clip: found a diffusion model, expected a file that holds clip",
+        lambda path: checkpoint.load_component(path, "clip"),
+    ),
+}
 VALUES = {
+    "NaN in a component's scales": Case(
+        filled("vq.components.clip.l.q.scales", NAN, dtype=HALF, sound=full),
+        "layer components.clip.l.q, tensor vq.components.clip.l.q.scales: found NaN",
+        lambda path: checkpoint.load_component(path, "clip"),
+    ),
+    "Inf in a component's dense tensor": Case(
+        filled("vq.components.vae.decoder.conv.weight", INF, dtype=torch.float32, sound=full),
+        "tensor vq.components.vae.decoder.conv.weight: found NaN or Inf",
+        lambda path: checkpoint.load_component(path, "vae"),
+    ),
     "NaN in scales": Case(
         filled("vq.out.scales", 1.0, NAN, dtype=HALF), "layer out, tensor vq.out.scales: found NaN"
     ),
@@ -445,6 +546,25 @@ WRITING = {
         "tensor vq.a, dtype: found torch.complex64",
         save_dense("a", torch.zeros(2, dtype=torch.complex64)),
     ),
+    "saving a component of an odd name": Case(
+        at("new.safetensors"),
+        "components: found 'a.b', expected names of a-z, 0-9 and _; rename it",
+        lambda path: checkpoint.save(
+            path, tiny_model(), components={"a.b": full_components()["vae"]}
+        ),
+    ),
+    "saving a component of nothing": Case(
+        at("new.safetensors"),
+        "component clip: found nothing, expected weights; leave it out",
+        lambda path: checkpoint.save(
+            path, tiny_model(), components={"clip": Component(VQModel({}, {}))}
+        ),
+    ),
+    "saving a key that begins as a component's": Case(
+        at("new.safetensors"),
+        "tensors: found components.x, expected a name that does not begin with codebooks. or",
+        save_dense("components.x", torch.zeros(2)),
+    ),
     "saving without the folder": Case(at("none/new.safetensors"), "No such file.*a folder", save),
     "saving over a folder": Case(as_folder, "cannot be written: found Is a directory", save),
     "saving where space is short": Case(
@@ -454,7 +574,7 @@ WRITING = {
         whole, "found No space left on device.*was there before", save_where_the_disk_fills_up
     ),
 }
-HEADERS = {**NO_FILES, **CUT, **JSON, **ENTRIES, **FIELDS, **LAYERS}
+HEADERS = {**NO_FILES, **CUT, **JSON, **ENTRIES, **FIELDS, **LAYERS, **COMPONENTS, **NOT_THERE}
 CASES = {**HEADERS, **VALUES, **SOURCES, **WRITING}
 
 

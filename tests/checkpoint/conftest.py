@@ -13,7 +13,7 @@ import torch
 
 from comfy_vq import checkpoint, codecs
 from comfy_vq.codecs import CodebookSet
-from comfy_vq.model import Source, VQModel
+from comfy_vq.model import Component, Source, VQModel
 
 
 def own_set(name: str) -> CodebookSet:
@@ -52,6 +52,29 @@ def tiny_model() -> VQModel:
     root = {"v_pred": torch.tensor([]), "edm_vpred.sigma_max": torch.tensor(120.0)}
     source = Source("tiny.safetensors", "00" * 32, "model.diffusion_model.", {"config": "{}"}, root)
     return VQModel(layers, dense, source, {"family": "sd15", "bits": 3.0})
+
+
+@lru_cache(maxsize=1)
+def full_components() -> dict[str, Component]:
+    """A coded text encoder with a tokenizer's data, and a dense autoencoder."""
+    generator = torch.Generator().manual_seed(1)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    layers = {
+        "l.q": codecs.encode(random(16, 64).half(), 3, effort="fast"),
+        "l.k": codecs.encode(random(16, 64).half(), 4, effort="fast"),
+        "l.out": codecs.encode(random(4, 20), 8, codec="int8"),
+    }
+    dense = {"l.embedding.weight": random(6, 64).half(), "l.scale": torch.tensor(4.6)}
+    root = {"spiece_model": torch.arange(9, dtype=torch.uint8)}
+    clip = VQModel(layers, dense, Source("clip.safetensors", None, "", {}, root), {"bits": 3.4})
+    vae = VQModel({}, {"decoder.conv.weight": random(2, 2, 3, 3)}, Source("vae.safetensors"))
+    return {
+        "clip": Component(clip, {"type": "flux", "model": "TinyModel"}),
+        "vae": Component(vae, {"model": "TinyVAE"}),
+    }
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,18 @@ def test_json_adds_up(run, coded):
     assert 0 < sets < 0.05 * found["bytes"]
 
 
+def test_components_are_shown_each_with_its_own_size(run, full, coded):
+    _, out, _ = run("info", full)
+    alone = run("info", coded)[1].splitlines()
+    assert alone[1] in out.splitlines(), "the model is counted by itself"
+    assert "clip    0.00 M weights" in out and "vae     0.00 M weights" in out
+    assert "about   type flux" in out and "t5xxl.transformer.q" in out
+    found = json.loads(run("info", full, "--json")[1])
+    assert found["components"].keys() == {"clip", "vae"}
+    assert found["components"]["clip"]["about"] == {"type": "flux"}
+    assert "components" not in json.loads(run("info", coded, "--json")[1])
+
+
 def test_a_dense_file_is_refused(run, dense):
     status, _, err = run("info", dense)
     assert status == 2 and "not a VQ checkpoint" in err

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from comfy_server import ComfyServer, PromptRefused
 from comfy_vq import checkpoint, codecs
 from comfy_vq.cache import Cache
-from comfy_vq.hosts.comfy import quantizing
+from comfy_vq.hosts.comfy import encoding
 from comfy_vq.hosts.comfy.cache import host_cache
 from comfy_vq.hosts.comfy.loader import origin_of
 from comfy_vq.hosts.comfy.quantizing import quantize_model
@@ -114,7 +114,7 @@ def test_without_a_cache_weights_are_not_read_twice(weights, only_hits, monkeypa
     def key_of(*_, **__):
         raise AssertionError("hashed for nothing")
 
-    monkeypatch.setattr(quantizing, "key_of", key_of)
+    monkeypatch.setattr(encoding, "key_of", key_of)
     with pytest.raises(CodedAnew):
         quantize_model(load_dense(weights), 4.0, "fast", "")
 
@@ -124,7 +124,7 @@ def test_looking_can_be_interrupted(first, weights, monkeypatch):
         comfy.model_management.interrupt_current_processing()
         on_tensor("img_in.weight")
 
-    monkeypatch.setattr(quantizing, "key_of", key_of)
+    monkeypatch.setattr(encoding, "key_of", key_of)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         quantize_model(load_dense(weights), 4.0, "fast", "", cache=first[0])
 
@@ -193,6 +193,7 @@ def prompt(bits, **more):
     }
 
 
+@pytest.mark.one_host(reason="three servers in a row; test_workflows runs one in every version")
 def test_over_http(restart):
     """All of it on two servers, since one takes seconds to start."""
     server = restart()

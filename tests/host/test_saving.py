@@ -176,7 +176,9 @@ def test_folders_that_the_user_mapped_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", mapped)
     folders.register()
     paths, extensions = mapped["vq"]
-    assert paths == [str(tmp_path), os.path.join(folder_paths.models_dir, "vq")]
+    ours = os.path.join(folder_paths.models_dir, "vq")
+    saved = os.path.join(folder_paths.get_output_directory(), "text_encoders")
+    assert paths == [str(tmp_path), ours, saved]
     assert extensions == {".safetensors"}
 
 

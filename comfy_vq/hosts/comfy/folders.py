@@ -1,8 +1,9 @@
-"""Where VQ checkpoints lie, and which of the files there are ones."""
+"""Where VQ files lie, and what each of them holds."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 
 import folder_paths
@@ -10,46 +11,75 @@ import folder_paths
 from ... import checkpoint
 from ...checkpoint.refusal import refuse
 
-FOLDERS = ("diffusion_models", "vq")
+
+@dataclass(frozen=True)
+class Kind:
+    """VQ files that a node loads.
+
+    Attributes:
+        folders: of the host, in which they are looked for.
+        parts: what they must hold; see ``checkpoint.contents``.
+        others: what loads files of other kinds from these folders.
+    """
+
+    folders: tuple[str, ...]
+    parts: tuple[str, ...]
+    others: str
+
+
+MODELS = Kind(
+    ("diffusion_models", "vq", "checkpoints"),
+    (checkpoint.MODEL,),
+    "UNETLoader or CheckpointLoaderSimple",
+)
+ENCODERS = Kind(
+    ("text_encoders", "vq", "checkpoints"), (checkpoint.CLIP,), "CLIPLoader or DualCLIPLoader"
+)
+FULL = Kind(
+    ("checkpoints", "vq", "diffusion_models"),
+    (checkpoint.MODEL, checkpoint.CLIP, checkpoint.VAE),
+    "Load VQ Checkpoint or CheckpointLoaderSimple",
+)
 
 
 def register() -> None:
-    """Make ``models/vq`` known to the host, beside folders that the user has mapped to ``vq``."""
+    """Make ``models/vq`` known to the host, beside folders that the user has mapped to ``vq``.
+
+    Of the folders that our nodes save to, the host knows all but ``output/text_encoders``.
+    """
     folder_paths.add_model_folder_path("vq", os.path.join(folder_paths.models_dir, "vq"))
+    saved = os.path.join(folder_paths.get_output_directory(), "text_encoders")
+    folder_paths.add_model_folder_path("vq", saved)
     folder_paths.folder_names_and_paths["vq"][1].add(".safetensors")
 
 
-def vq_files() -> list[str]:
-    """Names of all VQ checkpoints, relative to the folder that each lies in."""
+def vq_files(kind: Kind = MODELS) -> list[str]:
+    """Names of all VQ files of a kind, relative to the folder that each lies in."""
     names = {
         name
-        for folder in FOLDERS
+        for folder in kind.folders
         for name in folder_paths.get_filename_list(folder)
-        if _is_vq(folder_paths.get_full_path(folder, name))
+        if _is_of(kind, folder_paths.get_full_path(folder, name))
     }
     return sorted(names)
 
 
-def path_of(name: str) -> str:
-    """The VQ checkpoint of a name.
+def path_of(name: str, kind: Kind = MODELS) -> str:
+    """The VQ file of a name.
 
     Raises:
         VQError: there is no such file in the folders, or only one of another kind.
     """
-    paths = [folder_paths.get_full_path(folder, name) for folder in FOLDERS]
+    paths = [folder_paths.get_full_path(folder, name) for folder in kind.folders]
     found = [path for path in paths if path is not None]
-    vq = [path for path in found if _is_vq(path)]
-    if vq:
-        return vq[0]
+    fitting = [path for path in found if _is_of(kind, path)]
+    if fitting:
+        return fitting[0]
+    wanted = "a VQ checkpoint" if kind is MODELS else f"a VQ file of {', '.join(kind.parts)}"
     if found:
-        refuse(
-            found[0],
-            "file",
-            "another kind of file",
-            "a VQ checkpoint",
-            "load it with UNETLoader or CheckpointLoaderSimple, or choose another file",
-        )
-    folders = " or ".join(f"models/{folder}" for folder in FOLDERS)
+        advice = f"load it with {kind.others}, or choose another file"
+        refuse(found[0], "file", "another kind of file", wanted, advice)
+    folders = " or ".join(f"models/{folder}" for folder in kind.folders)
     refuse(name, "file", "no such file", f"one in {folders}", "put it there, or choose another")
 
 
@@ -59,15 +89,15 @@ def fingerprint(path: str) -> tuple[str, int, int]:
     return path, status.st_mtime_ns, status.st_size
 
 
-def _is_vq(path: str | None) -> bool:
+def _is_of(kind: Kind, path: str | None) -> bool:
     if path is None or not path.lower().endswith(".safetensors"):
         return False
     try:
-        return _sniffed(*fingerprint(path))
+        return set(kind.parts) <= set(_contents(*fingerprint(path)))
     except OSError:  # removed since it was listed
         return False
 
 
 @lru_cache(maxsize=4096)
-def _sniffed(path: str, _modified: int, _size: int) -> bool:
-    return checkpoint.is_vq(path)
+def _contents(path: str, _modified: int, _size: int) -> tuple[str, ...]:
+    return checkpoint.contents(path)

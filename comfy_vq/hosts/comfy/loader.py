@@ -22,6 +22,7 @@ from ...model import VQModel
 from .layout import is_coded, pending
 from .ops import CodedWeight, VQOperations
 from .patcher import hold_codes
+from .whole import expose_weights
 
 _KEY = "comfy_vq"
 
@@ -69,7 +70,7 @@ def load(origin: Origin, disable_dynamic: bool = False) -> ModelPatcher:
     """
     vq = origin.read()
     patcher = comfy.sd.load_diffusion_model_state_dict(
-        _state_dict(vq),
+        state_dict_of(vq),
         model_options={"custom_operations": VQOperations},
         metadata=dict(vq.source.metadata),
         disable_dynamic=disable_dynamic,
@@ -79,16 +80,23 @@ def load(origin: Origin, disable_dynamic: bool = False) -> ModelPatcher:
             f"{vq.source.name}: this ComfyUI recognizes no diffusion model in the {len(vq.layers)} coded "
             f"and {len(vq.dense)} dense layers; update ComfyUI, or quantize the model from within it"
         )
-    _settle(patcher.model)
+    settle(patcher.model)
+    expose_weights(patcher.model)
     mark(patcher, origin)
     return patcher
 
 
-def mark(patcher: ModelPatcher, origin: Origin) -> None:
-    """Make ``patcher`` known as a VQ MODEL that comes from ``origin``."""
+def mark(
+    patcher: ModelPatcher, origin: Any, load_again: Callable[..., ModelPatcher] | None = None
+) -> None:
+    """Make ``patcher`` known as one of coded weights that come from ``origin``.
+
+    Args:
+        load_again: how the host is to load a fresh copy; ``load`` unless it is another kind of model.
+    """
     patcher.set_attachments(_KEY, origin)
     hold_codes(patcher)
-    patcher.cached_patcher_init = (load, (origin,))
+    patcher.cached_patcher_init = (load_again or load, (origin,))
 
 
 def prepared(
@@ -128,12 +136,13 @@ def origin_of(patcher: ModelPatcher) -> Origin | None:
     return patcher.get_attachment(_KEY)
 
 
-def _state_dict(vq: VQModel) -> dict[str, Tensor]:
+def state_dict_of(vq: VQModel) -> dict[str, Tensor]:
+    """What the host's loaders are given."""
     coded = {f"{name}.weight": pending(weight) for name, weight in vq.layers.items()}
     return {**vq.dense, **coded, **vq.source.root}
 
 
-def _settle(model: torch.nn.Module) -> None:
+def settle(model: torch.nn.Module) -> None:
     """Make each set be listed by one layer, and decode what no layer of ours holds."""
     listed: set[str] = set()
     ahead = Ahead()

@@ -1,4 +1,4 @@
-"""Save a VQ MODEL the way ComfyUI's own save nodes do."""
+"""Save what is vector-quantized the way ComfyUI's own save nodes do."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 import folder_paths
 from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
 
 from ... import checkpoint
 from ...checkpoint.refusal import refuse
 from ...errors import VQError
+from ...model import VQModel
+from .full_checkpoint import clip_component, vae_component
 from .loader import origin_of
 
 
@@ -22,6 +25,8 @@ def save_model(
     filename_prefix: str,
     prompt: Any = None,
     extra_pnginfo: dict[str, Any] | None = None,
+    clip: CLIP | None = None,
+    vae: VAE | None = None,
 ) -> str:
     """Write a numbered VQ checkpoint below the output folder.
 
@@ -29,13 +34,14 @@ def save_model(
         filename_prefix: as in the host's save nodes.
         prompt, extra_pnginfo: the workflow to embed; None to leave it out. Left out as well if
             the host runs with ``--disable-metadata``.
+        clip, vae: to save in the same file.
 
     Returns:
         The path of the file.
 
     Raises:
         VQError: the MODEL is not a VQ one, its weights are patched, or the file would lie outside
-            the output folder.
+            the output folder; see also ``clip_component`` and ``vae_component``.
     """
     origin = origin_of(patcher)
     if origin is None:
@@ -49,13 +55,45 @@ def save_model(
             "checkpoint cannot hold: put the LoRA before VQ Quantize Model to bake it in, or save without it "
             "and apply it after loading; save a merge with ModelSave, and quantize that file"
         )
+    path = _new_path(filename_prefix)
+    components = {} if clip is None else {checkpoint.CLIP: clip_component(clip)}
+    if vae is not None:
+        components[checkpoint.VAE] = vae_component(vae)
+    workflow = _workflow(prompt, extra_pnginfo)
+    checkpoint.save(path, origin.read(), components=components, extra=workflow)
+    return path
+
+
+def save_clip(
+    clip: CLIP,
+    filename_prefix: str,
+    prompt: Any = None,
+    extra_pnginfo: dict[str, Any] | None = None,
+) -> str:
+    """Write a numbered VQ file of text encoders below the output folder; see ``save_model``.
+
+    Raises:
+        VQError: the CLIP is not a VQ one, or cannot be saved; see ``clip_component``.
+    """
+    if origin_of(clip.patcher) is None:
+        raise VQError(
+            "this CLIP is not vector-quantized: put VQ Quantize CLIP before Save VQ CLIP, or save it with "
+            "ComfyUI's Save CLIP"
+        )
+    path = _new_path(filename_prefix)
+    components = {checkpoint.CLIP: clip_component(clip)}
+    workflow = _workflow(prompt, extra_pnginfo)
+    checkpoint.save(path, VQModel({}, {}), components=components, extra=workflow)
+    return path
+
+
+def _new_path(filename_prefix: str) -> str:
+    """A numbered file below the output folder. Raises VQError for a prefix that leads out of it."""
     output = folder_paths.get_output_directory()
     _refuse_outside(output, os.path.dirname(os.path.normpath(filename_prefix)), filename_prefix)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(filename_prefix, output)
     _refuse_outside(output, folder, filename_prefix)  # once the host has filled in dates
-    path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
-    checkpoint.save(path, origin.read(), extra=_workflow(prompt, extra_pnginfo))
-    return path
+    return os.path.join(folder, f"{name}_{counter:05}_.safetensors")
 
 
 def _refuse_outside(output: str, folder: str, prefix: str) -> None:

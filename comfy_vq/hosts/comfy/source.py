@@ -51,38 +51,31 @@ class HeldWeight:
         return layer and cast and self.name == "weight" and self.tensor.ndim in RANKS
 
 
-class ModelSource:
-    """A source of weights for ``quantize``, under the names of the original checkpoint.
+class PatchedSource:
+    """Weights of a model of the host's, each read and patched into a copy; the model is not changed.
 
-    The MODEL is not changed: it is unloaded, which restores weights that were patched in place,
-    and each weight is read and patched into a copy.
+    Subclasses say where the weights come from.
 
     Args:
-        patcher: holds float weights of any precision, or weights in formats of the host.
-
-    Raises:
-        VQError: the MODEL is quantized by us already, or carries a LoRA that runs beside the
-            weights and cannot be baked into them.
+        patcher: of the model.
+        weights: what it holds, by the name to give it.
+        prefix: of the weights' own keys, in the names of patches.
+        stored: dtypes of half precision that tensors have in their file, by name.
     """
 
-    def __init__(self, patcher: ModelPatcher) -> None:
-        _refuse_unfit(patcher)
-        comfy.model_management.unload_model_and_clones(patcher)
+    source: Source
+
+    def __init__(
+        self,
+        patcher: ModelPatcher,
+        weights: dict[str, HeldWeight],
+        prefix: str = "",
+        stored: dict[str, torch.dtype] | None = None,
+    ) -> None:
         self._patcher = patcher
-        held = {weight.key: weight for weight in held_weights(patcher.model.diffusion_model)}
-        shapes = {key: weight.tensor.shape for key, weight in held.items()}
-        names, prefix, root = saved_names(patcher, shapes)
-        self._weights = {names[key]: weight for key, weight in held.items()}
-        path = _checkpoint_path(patcher)
-        metadata, self._stored = _header(path, prefix)
-        metadata = with_config(patcher, {names[key]: s for key, s in shapes.items()}, metadata)
-        self.source = Source(
-            name=os.path.basename(path) if path else type(patcher.model).__name__,
-            sha256=None,
-            prefix=prefix,
-            metadata=metadata,
-            root={**root, **root_tensors(patcher)},
-        )
+        self._weights = weights
+        self._prefix = prefix
+        self._stored = stored or {}
 
     @property
     def patched(self) -> int:
@@ -125,11 +118,44 @@ class ModelSource:
         dense = tensor.detach().to(device=device, dtype=torch.float32, copy=True)
         if isinstance(dense, QuantizedTensor):
             dense = dense.dequantize()
-        patched = comfy.lora.calculate_weight(patches, dense, _UNET + weight.key)
+        patched = comfy.lora.calculate_weight(patches, dense, self._prefix + weight.key)
         return patched.to(self.dtype(key))
 
     def _patches(self, weight: HeldWeight) -> list:
-        return self._patcher.patches.get(_UNET + weight.key, [])
+        return self._patcher.patches.get(self._prefix + weight.key, [])
+
+
+class ModelSource(PatchedSource):
+    """A source of weights for ``quantize``, under the names of the original checkpoint.
+
+    The MODEL is not changed: it is unloaded, which restores weights that were patched in place,
+    and each weight is read and patched into a copy.
+
+    Args:
+        patcher: holds float weights of any precision, or weights in formats of the host.
+
+    Raises:
+        VQError: the MODEL is quantized by us already, or carries a LoRA that runs beside the
+            weights and cannot be baked into them.
+    """
+
+    def __init__(self, patcher: ModelPatcher) -> None:
+        _refuse_unfit(patcher)
+        comfy.model_management.unload_model_and_clones(patcher)
+        held = {weight.key: weight for weight in held_weights(patcher.model.diffusion_model)}
+        shapes = {key: weight.tensor.shape for key, weight in held.items()}
+        names, prefix, root = saved_names(patcher, shapes)
+        path = checkpoint_path(patcher)
+        metadata, stored = _header(path, prefix)
+        metadata = with_config(patcher, {names[key]: s for key, s in shapes.items()}, metadata)
+        super().__init__(patcher, {names[k]: weight for k, weight in held.items()}, _UNET, stored)
+        self.source = Source(
+            name=os.path.basename(path) if path else type(patcher.model).__name__,
+            sha256=None,
+            prefix=prefix,
+            metadata=metadata,
+            root={**root, **root_tensors(patcher)},
+        )
 
 
 def _refuse_unfit(patcher: ModelPatcher) -> None:
@@ -147,7 +173,7 @@ def _refuse_unfit(patcher: ModelPatcher) -> None:
 
 
 def held_weights(model: nn.Module) -> Iterator[HeldWeight]:
-    """All that is stored of a diffusion model, natively quantized weights as one each."""
+    """All that is stored of a model, natively quantized weights as one each."""
     for path, module in model.named_modules():
         quantized = isinstance(module._parameters.get("weight"), QuantizedTensor)
         transient = module._non_persistent_buffers_set
@@ -159,11 +185,17 @@ def held_weights(model: nn.Module) -> Iterator[HeldWeight]:
             yield HeldWeight(f"{path}.{name}" if path else name, module, name)
 
 
-def _checkpoint_path(patcher: ModelPatcher) -> str | None:
+def checkpoint_path(patcher: ModelPatcher) -> str | None:
     """The file that the host loaded the model from, where it remembers one."""
     _, arguments, *_ = patcher.cached_patcher_init or (None, ())
     first = arguments[0] if arguments else None
     return first if isinstance(first, str) and os.path.isfile(first) else None
+
+
+def file_metadata(path: str | None) -> dict[str, str]:
+    """Metadata of a safetensors file, without the workflow that it was made by."""
+    metadata, _ = _header(path, "")
+    return {key: text for key, text in metadata.items() if key not in ("prompt", "workflow")}
 
 
 def _header(path: str | None, prefix: str) -> tuple[dict[str, str], dict[str, torch.dtype]]:
