@@ -28,11 +28,13 @@ def test_metadata(saved: Path) -> None:
         metadata, names = file.metadata(), set(file.keys())
     assert metadata.pop("modelspec.hash_sha256").startswith("0x")
     codec = {"name": "additive", "version": 1, "entries": 256, "group": 8, "axes": "out,kh,kw,in"}
+    trellis = {"name": "trellis", "version": 1, "axes": "out,kh,kw,in"}
     assert json.loads(metadata.pop("vq.codecs")) == {
         "additive-1": {**codec, "codebooks": 2, "rotation": None},
         "additive-2": {**codec, "codebooks": 3, "rotation": {"block": 64, "seed": 0}},
         "additive-3": {**codec, "codebooks": 2, "rotation": {"block": 128, "seed": 0}},
         "int8-1": {"name": "int8", "version": 1},
+        "trellis-1": {**trellis, "bits": 3, "window": 10, "rotation": {"block": 64, "seed": 0}},
     }
     assert metadata == {
         "format": "pt",
@@ -42,6 +44,7 @@ def test_metadata(saved: Path) -> None:
         '"blocks.0.k":["additive-2",[16,64],"F16","gaussian-M3"],'
         '"blocks.0.own":["additive-3",[16,128],"F32","own.blocks.0"],'
         '"blocks.0.q":["additive-2",[16,64],"BF16","gaussian-M3"],'
+        '"blocks.0.v":["trellis-1",[16,64],"F16","gaussian-K3-L10"],'
         '"out":["int8-1",[4,20,3,3],"F32",null]}',
         "vq.plan": '{"family":"sd15","bits":3.0}',
         "vq.source": '{"name":"tiny.safetensors","sha256":"' + "00" * 32 + '",'
@@ -50,16 +53,16 @@ def test_metadata(saved: Path) -> None:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "stable-diffusion-v1",
         "modelspec.implementation": "comfy-vq",
-        "modelspec.title": "tiny VQ22.48",
+        "modelspec.title": "tiny VQ20.85",
     }
     pieces = {
         f"vq.{layer}.{piece}"
-        for layer in ("blocks.0.conv", "blocks.0.k", "blocks.0.own", "blocks.0.q", "out")
+        for layer in (*(f"blocks.0.{n}" for n in ("conv", "k", "own", "q", "v")), "out")
         for piece in ("codes", "scales")
     }
     sets = {
         f"vq.codebooks.{name}{suffix}"
-        for name in ("gaussian-M2", "gaussian-M3", "own.blocks.0")
+        for name in ("gaussian-K3-L10", "gaussian-M2", "gaussian-M3", "own.blocks.0")
         for suffix in ("", ".grid")
     }
     dense = ("out.bias", "norm.weight", "norm.bias", "embedding.weight", "scale", "steps", "empty")
