@@ -5,7 +5,7 @@
 
 Peak memory is the process's largest resident set, as the operating system counts it. The time left
 that the progress bar showed at a quarter, half and three quarters of the way is compared with what
-was really left. On a graphics card: ``--device cuda``.
+was really left. On a graphics card: ``--device cuda``. ``--codecs trellis`` codes by that one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import re
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from comfy_vq import checkpoint
+from comfy_vq.codecs import CODECS
 
 _SHOWN = re.compile(rb"\| (\d+(?::\d+)+), (\d+(?::\d+)+) left")
 
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("--bits", default="3.0")
     parser.add_argument("--efforts", nargs="+", default=["fast", "balanced"])
+    parser.add_argument("--codecs", nargs="+", choices=CODECS, default=CODECS[:1])
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     print(f"{os.cpu_count()} x {_processor()}, torch {torch.__version__}, {args.device}")
@@ -38,14 +41,16 @@ def main() -> None:
         "| effort | minutes | peak GB | file GB | bits/weight | left at 25/50/75 %: said / true |"
     )
     print("|---|---|---|---|---|---|")
-    for effort in args.efforts:
-        out = args.source.with_name(f"{args.source.stem}-{effort}-VQ{args.bits}.safetensors")
-        options = ["--bits", args.bits, "--effort", effort, "--device", args.device, "--force"]
+    for codec, effort in product(args.codecs, args.efforts):
+        label = effort if codec == CODECS[0] else f"{codec}-{effort}"
+        out = args.source.with_name(f"{args.source.stem}-{label}-VQ{args.bits}.safetensors")
+        options = ["--bits", args.bits, "--codec", codec, "--effort", effort]
+        options += ["--device", args.device, "--force"]
         command = [sys.executable, "-m", "comfy_vq", "quantize", str(args.source), str(out)]
         seconds, peak, bar = _watched(command + options)
         header = checkpoint.inspect(out)
         print(
-            f"| {effort} | {seconds / 60:.1f} | {peak / 1e9:.2f} "
+            f"| {label} | {seconds / 60:.1f} | {peak / 1e9:.2f} "
             f"| {out.stat().st_size / 1e9:.4f} | {header.bits_per_weight:.4f} "
             f"| {', '.join(_honesty(bar))} |",
             flush=True,
