@@ -24,8 +24,6 @@ from .registry import OnProgress
 from .threads import one_thread
 from .weight import CodebookSet, VQWeight, to_matrix
 
-_CPU_SLAB, _SLAB = 1 << 17, 1 << 22
-"""Weights that are searched at a time: by a thread of a CPU, or elsewhere."""
 _TRAINING_GROUPS = 1 << 15
 _HELD_OUT_GROUPS = 1 << 13
 _DB_PER_BIT = 20 * math.log10(2)
@@ -66,9 +64,6 @@ class BeamSearch:
     shared: CodebookSet
     width: int
     kind = kernels.Additive
-
-    def slab(self, columns: int, device: torch.device) -> int:
-        return max(1, (_CPU_SLAB if device.type == "cpu" else _SLAB) // columns)
 
     def codes(self, unit: Tensor, importance: Tensor | None) -> Tensor:
         if importance is not None:

@@ -19,6 +19,11 @@ from .scales import fit_scales, half_scales, unbiased_scales
 from .threads import map_slabs
 from .weight import CodebookSet
 
+_CPU_SLAB, _SLAB = 1 << 17, 1 << 22
+"""Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere."""
+_LEAST_ROWS = 8
+"""Of a slab. With fewer the many short steps of a search for paths cost more than what they do."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -50,10 +55,6 @@ class Search(Protocol):
     @property
     def shared(self) -> CodebookSet:
         """The set."""
-        ...
-
-    def slab(self, columns: int, device: torch.device) -> int:
-        """Rows that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere."""
         ...
 
     def codes(self, unit: Tensor, importance: Tensor | None) -> Tensor:
@@ -88,7 +89,8 @@ class Coder:
 
     def code(self, matrix: Tensor, rotation: Rotation | None) -> dict[str, Tensor]:
         """The pieces to store: uint8 codes ``[rows, groups, bits]`` and float16 scales ``[rows]``."""
-        slabs = matrix.split(self.search.slab(matrix.shape[1], matrix.device))
+        size = _CPU_SLAB if matrix.device.type == "cpu" else _SLAB
+        slabs = matrix.split(max(_LEAST_ROWS, size // matrix.shape[1]))
         codes, scales = [], []
         for slab, (code, scale) in zip(
             slabs, map_slabs(partial(self._slab, rotation), slabs), strict=True

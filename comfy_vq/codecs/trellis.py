@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from .. import kernels
@@ -27,10 +26,6 @@ from .weight import CodebookSet, VQWeight, to_matrix
 
 BITS = range(2, 6)
 WINDOWS = (10, 12)
-_CPU_SLAB, _SLAB = 1 << 16, 1 << 22
-"""Weights that are searched at a time: by a thread of a CPU, or elsewhere."""
-_LEAST_ROWS = 8
-"""Fewer at a time make every step cost more for what surrounds it than for itself."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +56,6 @@ class ViterbiSearch:
     shared: CodebookSet
     bits: int
     kind = kernels.Trellis
-
-    def slab(self, columns: int, device: torch.device) -> int:
-        return max(_LEAST_ROWS, (_CPU_SLAB if device.type == "cpu" else _SLAB) // columns)
 
     def codes(self, unit: Tensor, importance: Tensor | None) -> Tensor:
         return viterbi.search(unit, self.shared.values().flatten(), self.bits, importance)

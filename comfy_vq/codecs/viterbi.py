@@ -22,7 +22,7 @@ _AROUND = 64
 """Weights on either side of a row's end from which the states there are found."""
 _IMPOSSIBLE = 1e30
 """Cost of a state that is excluded; infinity would turn into NaN, since costs carry an index."""
-_CPU_METRICS, _METRICS = 1 << 17, 1 << 26
+_CPU_METRICS, _METRICS = 1 << 18, 1 << 26
 """States whose costs are held at a time: as many as stay in a CPU's cache, or keep a card busy."""
 _CPU_BYTES, _BYTES = 64 << 20, 1 << 30
 """Memory for the steps back."""
