@@ -11,10 +11,13 @@ import torch
 from comfy.taesd.taesd import TAESD
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from comfy_server import CHECKOUT, PromptRefused, error_of, messages
 from comfy_vq import checkpoint
+from comfy_vq.model import Component, VQModel
+from host import testing_nodes
+from host.encoders import random_encoders, tiny_encoders
 from host.families import random_vq_model, tiny_state_dict
 from host.ui_workflow import to_prompt
 
@@ -28,13 +31,14 @@ def tiny_checkpoint(server):
     """A full checkpoint but for the text encoder, with an autoencoder in the TAESD layout."""
     weights = tiny_state_dict("sd15")
     tensors = {f"model.diffusion_model.{key}": value for key, value in weights.items()}
-    vae = TAESD(latent_channels=4).state_dict()
-    tensors |= {f"first_stage_model.{k}": v.contiguous() for k, v in vae.items()}
+    generator = torch.Generator().manual_seed(0)  # the host leaves weights uninitialized
+    for key, empty in TAESD(latent_channels=4).state_dict().items():
+        tensors[f"first_stage_model.{key}"] = 0.1 * torch.randn(empty.shape, generator=generator)
     save_file(tensors, server.models("checkpoints") / CHECKPOINT)
     return CHECKPOINT
 
 
-def runnable(server, name: str, **changes) -> dict:
+def runnable(server, name: str, encoders: bool = False, **changes) -> dict:
     """A shipped workflow as a prompt for tiny models: small, few steps, without a text encoder."""
     workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
     prompt = to_prompt(workflow, server.object_info())
@@ -43,10 +47,11 @@ def runnable(server, name: str, **changes) -> dict:
         "EmptyLatentImage": {"width": 64, "height": 64},
         "KSampler": {"steps": 2},
         "VQQuantizeModel": {"effort": "fast"},
+        "VQQuantizeCLIP": {"effort": "fast"},
         **changes,
     }
     for node in prompt.values():
-        if node["class_type"] == "CLIPTextEncode":
+        if node["class_type"] == "CLIPTextEncode" and not encoders:
             node["class_type"] = "TestConditioning"
             node["inputs"] = {"text": node["inputs"]["text"], "width": 768}
             node["inputs"] |= {"tokens": 12, "pooled_width": 0}
@@ -56,6 +61,28 @@ def runnable(server, name: str, **changes) -> dict:
 
 def output_of(prompt: dict, record: dict, class_type: str) -> dict:
     return next(record["outputs"][k] for k, n in prompt.items() if n["class_type"] == class_type)
+
+
+@pytest.fixture(scope="module")
+def text_encoders(server):
+    """Tiny ones in files of their own, of the sizes that the server's ``testing_nodes`` ask for."""
+    with tiny_encoders(testing_nodes.ENCODERS):
+        encoders = random_encoders("flux", torch.float16)
+    folder = server.models("text_encoders")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, weights in encoders.items():
+        save_file(weights, folder / f"tiny_{name}.safetensors")
+    return encoders
+
+
+@pytest.fixture(scope="module")
+def full_checkpoint(server, tiny_checkpoint, text_encoders):
+    """A checkpoint with a text encoder."""
+    tensors = load_file(server.models("checkpoints") / tiny_checkpoint)
+    prefix = "cond_stage_model.transformer."
+    tensors |= {prefix + key: tensor for key, tensor in text_encoders["clip_l"].items()}
+    save_file(tensors, server.models("checkpoints") / "tiny-full.safetensors")
+    return "tiny-full.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +114,71 @@ def test_load_and_sample_paints_what_the_quantized_model_did(server, saved):
     pictures = [Image.open(server.output / i["subfolder"] / i["filename"]) for i in images]
     assert pictures[0].size == (64, 64)
     assert pictures[0].tobytes() == pictures[1].tobytes()
+
+
+def painted(server, prompt: dict, record: dict) -> bytes:
+    image = output_of(prompt, record, "SaveImage")["images"][0]
+    picture = Image.open(server.output / image["subfolder"] / image["filename"])
+    assert picture.size == (64, 64)
+    return picture.tobytes()
+
+
+def test_a_full_checkpoint_needs_one_file(server, full_checkpoint):
+    loader = {"ckpt_name": full_checkpoint}
+    prompt = runnable(server, "full_checkpoint", True, CheckpointLoaderSimple=loader)
+    record = server.run(prompt)
+    path = server.output / "checkpoints" / "ComfyUI-VQ-full_00001_.safetensors"
+    assert output_of(prompt, record, "SaveVQCheckpoint")["text"] == [str(path)]
+    assert checkpoint.contents(path) == ("model", "clip", "vae")
+    report = output_of(prompt, record, "VQQuantizeCLIP")["text"][0]
+    assert "dB SQNR" in report and "asked for 4)" in report
+
+    loaded = runnable(server, "load_full_checkpoint", True)
+    pictures = [painted(server, *r) for r in ((prompt, record), (loaded, server.run(loaded)))]
+    assert pictures[0] == pictures[1]
+
+    frozen = {"vq_name": path.name}
+    loader = {"ckpt_name": full_checkpoint}
+    changes = {"LoadVQCheckpoint": frozen, "CheckpointLoaderSimple": loader}
+    server.run(runnable(server, "load_and_sample", True, **changes))
+
+
+def test_quantize_clip(server, text_encoders):
+    files = {"clip_name1": "tiny_clip_l.safetensors", "clip_name2": "tiny_t5xxl.safetensors"}
+    prompt = runnable(server, "quantize_clip", DualCLIPLoader=files)
+    record = server.run(prompt)
+    path = server.output / "text_encoders" / "ComfyUI-VQ_00001_.safetensors"
+    assert output_of(prompt, record, "SaveVQCLIP")["text"] == [str(path)]
+    header = checkpoint.inspect(path)
+    assert header.components["clip"].about["type"] == "flux" and header.components["clip"].layers
+    assert (
+        header.components["clip"].source.name == "tiny_clip_l.safetensors + tiny_t5xxl.safetensors"
+    )
+    assert json.loads(header.metadata["prompt"]).keys() == prompt.keys()
+
+    encode = {"text": "a fox", "clip": ["load", 0]}
+    used = {
+        "load": {"class_type": "LoadVQCLIP", "inputs": {"clip_name": path.name}},
+        "encode": {"class_type": "CLIPTextEncode", "inputs": encode},
+        "show": {"class_type": "PreviewAny", "inputs": {"source": ["encode", 0]}},
+    }
+    (shown,) = server.run(used)["outputs"]["show"]["text"]
+    assert "pooled_output" in shown and "nan" not in shown
+    # Which would make of it text encoders without weights, with no more than a warning in the log.
+    options = server.object_info("CLIPLoader")["input"]["required"]["clip_name"][0]
+    assert path.name not in options
+
+
+def test_core_does_not_take_a_file_of_text_encoders_for_a_checkpoint(server):
+    component = Component(VQModel({}, {"clip_l.transformer.x": torch.ones(3)}), {"type": "flux"})
+    path = server.models("checkpoints") / "vq-clip.safetensors"
+    checkpoint.save(path, VQModel({}, {}), components={"clip": component})
+    prompt = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": path.name}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "x"}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+    assert "Could not detect model type" in error_of(server.wait(server.post_prompt(prompt)))
 
 
 def quality_report(server, **inputs) -> dict:
@@ -231,10 +323,10 @@ def test_core_loaders_give_a_readable_error(server, loader):
 
 
 def test_help_and_templates_are_served(server):
-    nodes = ("VQQuantizeModel", "SaveVQCheckpoint", "LoadVQCheckpoint", "VQQualityReport")
+    nodes = json.loads((CHECKOUT / "tests/host/nodes/interface.json").read_text(encoding="utf-8"))
     folder = server.extension.name
     for node in nodes:
         page = server.get_bytes(f"/extensions/{folder}/docs/{node}.md").decode()
         assert page.startswith("# ") and "## Inputs" in page
     templates = server.get("/workflow_templates")[folder]
-    assert sorted(templates) == ["load_and_sample", "quality_report", "quantize_and_save"]
+    assert sorted(templates) == sorted(path.stem for path in WORKFLOWS.glob("*.json"))

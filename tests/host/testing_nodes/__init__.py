@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+from types import SimpleNamespace
 
+import comfy.sd1_clip
 import torch
 from comfy_api.latest import ComfyExtension, io
+
+ENCODERS = {
+    "sd1_clip_config.json": {"num_hidden_layers": 2, "intermediate_size": 768},
+    "t5_config_xxl.json": {
+        "d_model": 128,
+        "d_kv": 32,
+        "num_heads": 4,
+        "d_ff": 256,
+        "num_layers": 2,
+    },
+}
+"""Sizes of text encoders in this server, where they differ from what the host's configurations say."""
+
+
+def tiny_config(file):
+    return {**json.load(file), **ENCODERS.get(os.path.basename(file.name), {})}
+
+
+comfy.sd1_clip.json = SimpleNamespace(load=tiny_config)
 
 
 class TestConditioning(io.ComfyNode):
