@@ -1,6 +1,6 @@
 """Hundreds of prompts in a row against one ComfyUI server: pictures, faults, interruptions.
 
-    python -m benchmarks.soak --prompts 200 [--seed 0] [--cache default none] [--out soak.md]
+    python -m benchmarks.soak --prompts 200 [--seed 0] [--runs default cache-none dense] [--out F]
 
 A real server on the CPU is driven over HTTP. Two VQ files and models quantized in the graph are
 sampled with LoRAs of several kinds and strengths; in between come prompts with something wrong,
@@ -9,9 +9,10 @@ order follows from the seed. Every picture must have the bytes of its first rend
 must give its message, every interruption must stop the node that it is meant for, and the server's
 memory must not grow (``soak_result.TOLERANCE``). Exit status 1: something of it is not so.
 
-``--cache`` names modes of the host's cache of results, with a server for each: ``default``, which
-users have and which keeps what the last prompt used, and ``none``, which makes every node run
-every time. Needs the environment of a ComfyUI, found as the tests find it.
+Each run has a server of its own. ``default`` is as users have it: the host keeps the results of
+nodes that the last prompt used. In ``cache-none`` every node runs every time. ``dense`` has prompts
+without VQ, for comparison: how much memory the host itself comes to hold. Needs the environment of
+a ComfyUI, found as the tests find it.
 """
 
 from __future__ import annotations
@@ -35,13 +36,17 @@ from safetensors.torch import load_file
 
 from benchmarks.sdxl_load import comfyui_folder
 from benchmarks.soak_graphs import Picture, picture_graph
-from benchmarks.soak_result import Soak, table
-from benchmarks.soak_schedule import Fault, Interruption, Mix, Step, schedule
+from benchmarks.soak_result import Soak, different, table
+from benchmarks.soak_schedule import WITHOUT_VQ, Fault, Interruption, Mix, Step, schedule
 from comfy_vq.hosts.comfy_boot import boot
 from comfy_vq.hosts.locate import comfyui_version
 from tests.comfy_server import ComfyServer, error_of, messages
 
-CACHES = {"default": (), "none": ("--cache-none",)}
+RUNS = {
+    "default": ((), Mix()),
+    "cache-none": (("--cache-none",), Mix()),
+    "dense": ((), WITHOUT_VQ),
+}
 _CLIENT = "soak"
 _SECONDS = 600.0
 _INTO = 0.3
@@ -52,29 +57,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--cache", nargs="+", choices=CACHES, default=["default"])
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=["default"])
     parser.add_argument("--out", type=Path, help="where to write the table as well")
     args = parser.parse_args()
     comfyui = comfyui_folder()
-    steps, warm = schedule(args.prompts, args.seed, Mix())
     runs: dict[str, Soak] = {}
-    for cache in args.cache:
+    for name in args.runs:
+        options, mix = RUNS[name]
+        steps, warm = schedule(args.prompts, args.seed, mix)
         with tempfile.TemporaryDirectory() as folder:
-            server = ComfyServer(comfyui, Path(folder), options=CACHES[cache])
+            server = ComfyServer(comfyui, Path(folder), options=options)
             try:
                 boot(comfyui, cpu=True)
                 from benchmarks.soak_files import write_files
 
                 write_files(server.wait_until_up())
-                runs[f"cache: {cache}"] = soak(server, steps, warm, _say)
+                runs[name] = soak(server, steps, warm, _say)
             finally:
                 server.stop()
+    problems = [f"{name}: {line}" for name, run in runs.items() for line in run.problems()]
+    problems += [f"{name}: {line}" for name, run in runs.items() for line in run.leaks()]
+    problems += different(runs)
     said = f"ComfyUI {comfyui_version(comfyui)}, torch {torch.__version__}, seed {args.seed}"
-    text = f"{said}\n\n{table(runs)}\n"
-    problems = [
-        f"{name}: {line}" for name, run in runs.items() for line in [*run.problems(), *run.leaks()]
-    ]
-    text += "".join(f"\n* {line}" for line in problems or ["nothing is wrong"]) + "\n"
+    listed = "".join(f"* {line}\n" for line in problems or ["nothing is wrong"])
+    text = f"{said}\n\n{table(runs)}\n\n{listed}"
     print(text)
     if args.out is not None:
         args.out.write_text(text, encoding="utf-8")

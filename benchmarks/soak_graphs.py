@@ -27,7 +27,7 @@ class Picture:
     Attributes:
         family: of the model, ``sd15`` or ``flux``.
         source: ``file``, a VQ file; ``quantized`` in the graph from a dense model; ``baked``, which
-            is the same with the LoRAs already on the dense model.
+            is the same with the LoRAs already on the dense model; ``dense``, without VQ.
         loras: kind and strength of each.
     """
 

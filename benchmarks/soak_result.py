@@ -86,6 +86,15 @@ class Soak:
         return [grows] if self.growth > TOLERANCE else []
 
 
+def different(runs: dict[str, Soak]) -> list[str]:
+    """A line for each picture that is not the same in all runs in which it was rendered."""
+    found: dict[Picture, set[str]] = {}
+    for run in runs.values():
+        for picture, digest in run.first.items():
+            found.setdefault(picture, set()).add(digest)
+    return [f"{p}: differs between the servers" for p, digests in found.items() if len(digests) > 1]
+
+
 def slope(values: Sequence[float]) -> float:
     """Change from one value to the next: the median over all pairs, which outliers do not move."""
     pairs = ((i, j) for j in range(len(values)) for i in range(j))

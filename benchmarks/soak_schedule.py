@@ -171,11 +171,15 @@ class Mix:
 
     def draw(self, rng: random.Random) -> Prompt:
         kind = rng.random()
-        if kind < 0.15:
+        if kind < 0.15 and self.faults:
             return rng.choice(self.faults)
         if kind < 0.25:
             return Interruption(rng.choice(self.interruptions), rng.choice(self.pictures()))
         return rng.choice(self.pictures())
+
+
+WITHOUT_VQ = Mix(models=(("sd15", "dense"), ("flux", "dense")), faults=(), interruptions=(SAMPLER,))
+"""What shows how much memory the host itself comes to hold."""
 
 
 def schedule(count: int, seed: int, mix: Mix) -> tuple[list[Step], int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from comfy_server import install_extension
+from comfy_vq.hosts.verdict import judge
 
 
 @pytest.fixture
@@ -15,6 +16,7 @@ def extension(tmp_path: Path) -> Path:
     """Installed in a folder that looks like a ComfyUI 0.29.0."""
     comfyui = tmp_path / "ComfyUI"
     (comfyui / "comfy").mkdir(parents=True)
+    (comfyui / "comfy_api" / "latest").mkdir(parents=True)
     (comfyui / "comfyui_version.py").write_text('__version__ = "0.29.0"\n')
     folder = comfyui / "custom_nodes" / "my.vq-nodes 2"
     install_extension(folder)
@@ -38,7 +40,7 @@ def install(extension: Path) -> tuple[int, str]:
 def test_says_one_line(extension):
     status, output = install(extension)
     assert output.count("\n") == 1
-    assert "ComfyUI 0.29.0" in output
+    assert "ComfyUI 0.29.0" in output and "comfy-kitchen" in output
     assert status == (0 if "ready" in output else 1)
 
 
@@ -47,3 +49,9 @@ def test_old_comfyui_is_refused(extension):
     status, output = install(extension)
     assert status == 1
     assert "too old: update it to 0.27.0" in output
+
+
+def test_the_extension_says_the_same_as_its_installer(extension):
+    _, output = install(extension)
+    said = judge(extension.parents[1]).line
+    assert output.strip().endswith(f": {said}")

@@ -55,6 +55,7 @@ def load(host: Path) -> tuple[list, str]:
     return json.loads(done.stdout), done.stderr
 
 
+REMEDY = "install the requirements.txt of ComfyUI 0.29.0 into the environment it runs in"
 OLD = [
     ({"version": "0.26.0"}, "ComfyUI 0.26.0 in {host} is too old: update it to 0.27.0 or newer"),
     ({"version": "0.3.64", "api": False, "kitchen": None}, "ComfyUI 0.3.64 in {host} is too old"),
@@ -62,17 +63,11 @@ OLD = [
     ({"version": ""}, "comfyui_version.py: no version found"),
     (
         {"version": "0.29.0", "kitchen": "0.2.10"},
-        (
-            "comfy-kitchen 0.2.10 of {python} is too old, 0.2.16 or newer is needed: install the "
-            "requirements.txt of ComfyUI 0.29.0 into the environment it runs in"
-        ),
+        "comfy-kitchen 0.2.10 of {python} is too old, 0.2.16 or newer is needed: " + REMEDY,
     ),
     (
         {"version": "0.29.0", "kitchen": None},
-        (
-            "{python} lacks comfy-kitchen, 0.2.16 or newer: install the requirements.txt of ComfyUI "
-            "0.29.0 into the environment it runs in"
-        ),
+        "{python} lacks comfy-kitchen, 0.2.16 or newer: " + REMEDY,
     ),
 ]
 

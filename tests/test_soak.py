@@ -4,9 +4,9 @@ import random
 
 import pytest
 
-from benchmarks.soak_graphs import SAMPLER, Picture
-from benchmarks.soak_result import TOLERANCE, Soak, slope, table
-from benchmarks.soak_schedule import Interruption, Mix, schedule
+from benchmarks.soak_graphs import SAMPLER, Picture, picture_graph
+from benchmarks.soak_result import TOLERANCE, Soak, different, slope, table
+from benchmarks.soak_schedule import WITHOUT_VQ, Interruption, Mix, schedule
 
 PICTURE = Picture("sd15", "file", (), 1)
 MB = 10**6
@@ -59,6 +59,14 @@ def test_different_pictures_that_are_alike_are_noticed():
     assert soak.problems() == ["sd15 file, dora 1, seed 1: has the bytes of another picture"]
 
 
+def test_pictures_are_compared_between_servers():
+    runs = {"one": Soak(0), "two": Soak(0)}
+    for name, digest in (("one", "a"), ("two", "b")):
+        runs[name].compare(PICTURE, digest)
+        runs[name].compare(Picture("flux", "file", (), 1), "c")
+    assert different(runs) == ["sd15 file, seed 1: differs between the servers"]
+
+
 def test_an_interruption_that_came_too_late_is_noticed():
     soak = Soak(0)
     soak.interrupted[SAMPLER], soak.hits[SAMPLER], soak.alive = 3, 2, False
@@ -83,6 +91,15 @@ def test_every_kind_occurs_while_warming_up_and_most_occur_again():
         assert nodes == set(mix.interruptions)
     assert len(set(rest) & set(mix.pictures())) > 40
     assert any(step.unload for step in steps[:warm]) and any(step.unload for step in steps[warm:])
+
+
+def test_without_vq_no_node_of_ours_takes_part():
+    steps, _ = schedule(100, 0, WITHOUT_VQ)
+    for nonce, step in enumerate(steps):
+        prompt = step.prompt
+        drawn = isinstance(prompt, Picture)
+        graph = picture_graph(prompt, nonce) if drawn else prompt.graph(nonce)
+        assert not [name for name in graph if "VQ" in graph[name]["class_type"]]
 
 
 def test_too_few_prompts_are_refused():

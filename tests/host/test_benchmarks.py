@@ -16,6 +16,10 @@ from comfy_server import CHECKOUT
 from comfy_vq import checkpoint
 from host.families import random_vq_model
 
+pytestmark = pytest.mark.one_host(
+    reason="benchmarks reach the host through what its own tests run in every version"
+)
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):

@@ -193,6 +193,7 @@ def prompt(bits, **more):
     }
 
 
+@pytest.mark.one_host(reason="three servers in a row; test_workflows runs one in every version")
 def test_over_http(restart):
     """All of it on two servers, since one takes seconds to start."""
     server = restart()

@@ -22,6 +22,7 @@ from ...model import VQModel
 from .layout import is_coded, pending
 from .ops import CodedWeight, VQOperations
 from .patcher import hold_codes
+from .whole import expose_weights
 
 _KEY = "comfy_vq"
 
@@ -80,6 +81,7 @@ def load(origin: Origin, disable_dynamic: bool = False) -> ModelPatcher:
             f"and {len(vq.dense)} dense layers; update ComfyUI, or quantize the model from within it"
         )
     settle(patcher.model)
+    expose_weights(patcher.model)
     mark(patcher, origin)
     return patcher
 

@@ -206,10 +206,14 @@ class CodedWeight:
         for name, parameter in self._parameters.items():
             if parameter is None or parameter.is_meta:
                 continue
-            moved = fn(parameter)
-            if moved.is_inference() and not torch.is_inference_mode_enabled():
-                moved = moved.clone()
-            self._parameters[name] = Parameter(moved, requires_grad=False)
+            # The host loads, runs and unloads in torch's inference mode or out of it ("Unload
+            # models" is out of it). Moved in that mode, a tensor made out of it fits nowhere.
+            inference = torch.is_inference_mode_enabled() and parameter.is_inference()
+            with torch.inference_mode(inference):
+                moved = fn(parameter)
+                if moved.is_inference() and not inference:
+                    moved = moved.clone()
+                self._parameters[name] = Parameter(moved, requires_grad=False)
         return self
 
 

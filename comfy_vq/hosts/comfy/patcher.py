@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .layout import is_coded, pieces
 from .ops import CodedWeight
 from .patches import WeightPatches
+from .whole import with_whole_weights
 
 log = logging.getLogger(__name__)
 
@@ -162,17 +163,9 @@ class HoldsCodes:
                 layer.hook_patches = None
         super().unpatch_hooks(whitelist_keys_set)
 
-    def get_key_patches(self, filter_prefix: str | None = None) -> dict[str, list]:
-        """Without the pieces of coded weights, which would be taken for weights of their own."""
-        inner = {
-            piece
-            for key, layer in self.coded_layers.items()
-            if is_coded(layer.weight)
-            for piece in pieces(layer.weight, key)
-            if piece != key
-        }
-        found = super().get_key_patches(filter_prefix)
-        return {key: patches for key, patches in found.items() if key not in inner}
+    def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, Tensor]:
+        """For nodes and loaders that compute with what they find in it."""
+        return with_whole_weights(super().model_state_dict(filter_prefix), self.coded_layers)
 
     def model_state_dict_for_saving(
         self, model: nn.Module | None = None, prefix: str = ""

@@ -17,6 +17,10 @@ from comfy_vq.hosts.locate import VARIABLE
 from host.evaluation.gguf_files import write_gguf
 from host.families import random_vq_model, tiny_state_dict
 
+pytestmark = pytest.mark.one_host(
+    reason="the command around what test_bench measures with in every version"
+)
+
 
 @pytest.fixture(autouse=True)
 def comfyui_is_found(comfyui, monkeypatch):

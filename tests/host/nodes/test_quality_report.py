@@ -19,6 +19,10 @@ from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.sampling import load_dense
 from host.testing_nodes import conditioning
 
+pytestmark = pytest.mark.one_host(
+    reason="test_bench measures, and test_workflows runs the node, in every version"
+)
+
 
 @pytest.fixture(autouse=True)
 def inference_mode():
