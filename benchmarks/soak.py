@@ -11,8 +11,8 @@ memory must not grow (``soak_result.TOLERANCE``). Exit status 1: something of it
 
 Each run has a server of its own. ``default`` is as users have it: the host keeps the results of
 nodes that the last prompt used. In ``cache-none`` every node runs every time. ``dense`` has prompts
-without VQ, for comparison: how much memory the host itself comes to hold, in its history of
-prompts for instance. Needs the environment of a ComfyUI, found as the tests find it.
+without VQ, for comparison: how much memory the host itself comes to hold. Needs the environment of
+a ComfyUI, found as the tests find it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """What ComfyUI believes about the memory of a VQ model is true, and nothing goes dense unasked."""
 
-import comfy.ldm.flux.model
 import comfy.model_management
-import comfy.ops
 import comfy.sd
 import pytest
 import torch
@@ -15,6 +13,7 @@ from comfy_vq.hosts.comfy.layout import is_coded
 from comfy_vq.hosts.comfy.loader import InMemory, load
 from comfy_vq.model import Source, VQModel
 from host.families import random_vq_model, random_weight
+from host.families.basic import flux
 from host.loras import low_rank_lora
 from host.sampling import predict, relative_l2, sample
 
@@ -157,26 +156,7 @@ def test_a_copy_for_another_card_is_coded_too(patched, family):
 
 def wide_flux() -> VQModel:
     """Large enough to be seen among all else that a process holds: 340 M weights."""
-    network = comfy.ldm.flux.model.Flux(
-        image_model="flux",
-        in_channels=16,
-        out_channels=16,
-        patch_size=2,
-        vec_in_dim=768,
-        context_in_dim=64,
-        hidden_size=1536,
-        mlp_ratio=4.0,
-        num_heads=12,
-        depth=4,
-        depth_single_blocks=4,
-        axes_dim=[16, 56, 56],
-        txt_ids_dims=[],
-        theta=10000,
-        qkv_bias=True,
-        guidance_embed=False,
-        operations=comfy.ops.manual_cast,
-        device="meta",
-    )
+    network = flux(width=1536, depth=4, device="meta")
     layers: dict[str, codecs.VQWeight] = {}
     dense = {}
     for key, tensor in network.state_dict().items():

@@ -343,13 +343,15 @@ def test_the_hosts_dynamic_loader_holds_it_too(flux, output, monkeypatch):
     with torch.inference_mode():
         quantized, _ = quantize_clip(random_clip("flux"), 4.0, "fast", "")
         for clip in (load_clip_file(path), quantized):
-            assert clip.is_dynamic() and clip.patcher.model_size() == flux.patcher.model_size()
+            assert (
+                clip.patcher.is_dynamic() and clip.patcher.model_size() == flux.patcher.model_size()
+            )
             assert close(plain, encode(clip), 1e-5)
             _, changed = comfy.sd.load_lora_for_models(None, clip, lora, 0, 0.8)
             assert close(expected, encode(changed), 1e-4)
             static = clip.clone(disable_dynamic=True)
             static.cond_stage_model = static.patcher.model
-            assert not static.is_dynamic() and origin_of(static.patcher) is not None
+            assert not static.patcher.is_dynamic() and origin_of(static.patcher) is not None
             assert close(plain, encode(static), 1e-5)
     comfy.model_management.unload_all_models()
 

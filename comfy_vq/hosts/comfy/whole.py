@@ -44,7 +44,18 @@ register_layout_class(_LAYOUT, PatchedLayout)
 
 
 class WholeWeight(QuantizedTensor):
-    """What stands in the state dict; layers of others copy from it or hold it."""
+    """What stands in the state dict; layers of others copy from it or hold it.
+
+    Attributes:
+        stored_bytes: of all the pieces in whose place it stands; None where it stands for none.
+    """
+
+    stored_bytes: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """By it the host counts the memory of a model."""
+        return super().nbytes if self.stored_bytes is None else self.stored_bytes
 
     def _copy_with(self, *args: Any, **kwargs: Any) -> WholeWeight:
         copy = super()._copy_with(*args, **kwargs)
@@ -78,12 +89,14 @@ def with_whole_weights(
     found: dict[str, Any] = {
         key: layer for key, layer in layers.items() if key in state_dict and is_coded(layer.weight)
     }
-    inner = {piece for key, layer in found.items() for piece in pieces(layer.weight, key)}
-    return {
-        key: whole_weight(found[key]) if key in found else value
-        for key, value in state_dict.items()
-        if key in found or key not in inner
-    }
+    inner: set[str] = set()
+    listed = dict(state_dict)
+    for key, layer in found.items():
+        stored = [name for name in pieces(layer.weight, key) if name in state_dict]
+        listed[key] = whole_weight(layer)
+        listed[key].stored_bytes = sum(state_dict[name].nbytes for name in stored)
+        inner |= {name for name in stored if name != key}
+    return {key: value for key, value in listed.items() if key not in inner}
 
 
 def expose_weights(model: nn.Module) -> None:

@@ -49,7 +49,8 @@ def _sd3() -> nn.Module:
     )
 
 
-def _flux() -> nn.Module:
+def flux(width: int = 128, depth: int = 1, device: str | None = None) -> nn.Module:
+    """Heads of 128; as many double blocks as single ones."""
     return comfy.ldm.flux.model.Flux(
         image_model="flux",
         in_channels=16,
@@ -57,17 +58,18 @@ def _flux() -> nn.Module:
         patch_size=2,
         vec_in_dim=768,
         context_in_dim=64,
-        hidden_size=128,
+        hidden_size=width,
         mlp_ratio=4.0,
-        num_heads=1,
-        depth=1,
-        depth_single_blocks=1,
+        num_heads=width // 128,
+        depth=depth,
+        depth_single_blocks=depth,
         axes_dim=[16, 56, 56],
         txt_ids_dims=[],
         theta=10000,
         qkv_bias=True,
         guidance_embed=False,
         operations=comfy.ops.manual_cast,
+        device=device,
     )
 
 
@@ -89,6 +91,6 @@ def _wan() -> nn.Module:
 FAMILIES = {
     "sd15": Family(_sd15, "BaseModel", (1, 4, 8, 8), 768),
     "sd3": Family(_sd3, "SD3", (1, 16, 8, 8), 4096, 2048, known_as="sd3"),
-    "flux": Family(_flux, "Flux", (1, 16, 8, 8), 64, 768, known_as="flux"),
+    "flux": Family(flux, "Flux", (1, 16, 8, 8), 64, 768, known_as="flux"),
     "wan": Family(_wan, "WAN21", (1, 16, 1, 8, 8), 4096, known_as="wan"),
 }
