@@ -187,7 +187,9 @@ def compile_one(spec: Spec, target: str) -> Compiled:
         constexprs=constants,
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in pointers},
     )
-    warps = 4 if spec.kernel in ("int8", "trellis") else triton_decode.LANES // warp
+    warps = {"int8": 4, "trellis": triton_trellis.WARPS}.get(
+        spec.kernel, triton_decode.LANES // warp
+    )
     started = time.perf_counter()
     options = {"num_warps": warps, "num_stages": 1}
     if spec.most_registers is not None:
