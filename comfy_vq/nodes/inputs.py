@@ -4,7 +4,59 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..budget import parse_bits
+from ..errors import VQError
 from ..hosts.modes import COMPUTE
+
+
+def quantizing_inputs(bits: str, average: str, example: str, more: str = "") -> list[io.Input]:
+    """What a node that quantizes asks for: bits, effort, layers to leave alone, cache.
+
+    Args:
+        bits: the default.
+        average: over what the bits are one.
+        example: of memory to stay within.
+        more: about layers to leave alone.
+    """
+    return [
+        io.MultiType.Input(
+            io.String.Input(
+                "bits",
+                default=bits,
+                tooltip=f"Average bits per weight {average}, 2 to 8; or the graphics memory to stay within, "
+                f"such as: fit {example}",
+            ),
+            types=[io.Float, io.Int],
+        ),
+        io.Combo.Input(
+            "effort",
+            options=["fast", "balanced", "best"],
+            default="balanced",
+            tooltip="How hard to search. Does not change the size or the speed of the result.",
+        ),
+        io.String.Input(
+            "exclude",
+            display_name="layers to leave alone",
+            default="",
+            multiline=True,
+            tooltip="Layers to keep as they are, one a line: part of a name, or a pattern with * and ?."
+            + more,
+        ),
+        io.Boolean.Input(
+            "cache",
+            default=True,
+            optional=True,
+            tooltip="Keep the result on disk, so that the same weights are not quantized again.",
+        ),
+    ]
+
+
+def bits_are_valid(bits: str | float | None) -> bool | str:
+    """What is wrong with a number of bits, else True; what a link will bring is not known yet."""
+    try:
+        return bits is None or bool(parse_bits(bits))
+    except VQError as error:
+        return str(error)
 
 
 def compute_input() -> io.Combo.Input:

@@ -4,11 +4,10 @@ from comfy_api.latest import io, ui
 
 from ..budget import parse_bits
 from ..codecs import CODECS
-from ..errors import VQError
 from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.quantizing import quantize_model
 from ..hosts.modes import COMPUTE
-from .inputs import spare_memory_input
+from .inputs import bits_are_valid, quantizing_inputs, spare_memory_input
 
 
 class VQQuantizeModel(io.ComfyNode):
@@ -24,33 +23,8 @@ class VQQuantizeModel(io.ComfyNode):
             search_aliases=["compress model", "vector quantization", "AQLM"],
             inputs=[
                 io.Model.Input("model", tooltip="Dense model. LoRAs on it are baked in."),
-                io.MultiType.Input(
-                    io.String.Input(
-                        "bits",
-                        default="3.0",
-                        tooltip="Average bits per weight of the whole diffusion model, everything "
-                        "counted, 2 to 8; or the graphics memory to stay within, such as: fit 4 GB",
-                    ),
-                    types=[io.Float, io.Int],
-                ),
-                io.Combo.Input(
-                    "effort",
-                    options=["fast", "balanced", "best"],
-                    default="balanced",
-                    tooltip="How hard to search. Does not change the size or the speed of the result.",
-                ),
-                io.String.Input(
-                    "exclude",
-                    display_name="layers to leave alone",
-                    default="",
-                    multiline=True,
-                    tooltip="Layers to keep as they are, one a line: part of a name, or a pattern with * and ?.",
-                ),
-                io.Boolean.Input(
-                    "cache",
-                    default=True,
-                    optional=True,
-                    tooltip="Keep the result on disk, so that the same model is not quantized again.",
+                *quantizing_inputs(
+                    "3.0", "of the whole diffusion model, everything counted", "4 GB"
                 ),
                 io.Combo.Input(
                     "compute",
@@ -75,11 +49,7 @@ class VQQuantizeModel(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, bits: str | float | None) -> bool | str:
-        """Refuses a value that is no number of bits; what a link will bring is not known yet."""
-        try:
-            return bits is None or bool(parse_bits(bits))
-        except VQError as error:
-            return str(error)
+        return bits_are_valid(bits)
 
     @classmethod
     def execute(
