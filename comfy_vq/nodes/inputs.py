@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..budget import parse_bits
+from ..codecs import CODECS
 from ..errors import VQError
 from ..hosts.modes import COMPUTE
 
@@ -49,6 +50,17 @@ def quantizing_inputs(bits: str, average: str, example: str, more: str = "") -> 
             tooltip="Keep the result on disk, so that the same weights are not quantized again.",
         ),
     ]
+
+
+def codec_input() -> io.Combo.Input:
+    """How weights are coded."""
+    return io.Combo.Input(
+        "codec",
+        options=list(CODECS),
+        default=CODECS[0],
+        optional=True,
+        tooltip="How weights are coded. trellis: better at the same size, slower to quantize and to run.",
+    )
 
 
 def bits_are_valid(bits: str | float | None) -> bool | str:

@@ -3,9 +3,10 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..budget import parse_bits
+from ..codecs import CODECS
 from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.clip_quantizing import quantize_clip
-from .inputs import bits_are_valid, quantizing_inputs
+from .inputs import bits_are_valid, codec_input, quantizing_inputs
 
 
 class VQQuantizeCLIP(io.ComfyNode):
@@ -27,6 +28,7 @@ class VQQuantizeCLIP(io.ComfyNode):
                     "2 GB",
                     " An encoder's name, such as clip_l, keeps all of it.",
                 ),
+                codec_input(),
             ],
             outputs=[io.Clip.Output("clip"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -38,7 +40,13 @@ class VQQuantizeCLIP(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip, bits: str | float, effort: str, exclude: str, cache: bool = True
+        cls,
+        clip,
+        bits: str | float,
+        effort: str,
+        exclude: str,
+        cache: bool = True,
+        codec: str = CODECS[0],
     ) -> io.NodeOutput:
         quantized, report = quantize_clip(
             clip,
@@ -47,6 +55,7 @@ class VQQuantizeCLIP(io.ComfyNode):
             exclude,
             cls.hidden.unique_id,
             host_cache() if cache else None,
+            codec,
         )
         return io.NodeOutput(quantized, report, ui=ui.PreviewText(report))
 

@@ -7,7 +7,7 @@ from ..codecs import CODECS
 from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.quantizing import quantize_model
 from ..hosts.modes import COMPUTE
-from .inputs import bits_are_valid, quantizing_inputs, spare_memory_input
+from .inputs import bits_are_valid, codec_input, quantizing_inputs, spare_memory_input
 
 
 class VQQuantizeModel(io.ComfyNode):
@@ -35,13 +35,7 @@ class VQQuantizeModel(io.ComfyNode):
                     "on this graphics card. Layers that int8 would harm stay exact.",
                 ),
                 spare_memory_input(),
-                io.Combo.Input(
-                    "codec",
-                    options=list(CODECS),
-                    default=CODECS[0],
-                    optional=True,
-                    tooltip="How weights are coded. trellis: better at the same size, slower to quantize and to run.",
-                ),
+                codec_input(),
             ],
             outputs=[io.Model.Output("model"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],

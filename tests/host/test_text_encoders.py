@@ -115,6 +115,14 @@ def test_meets_the_bits_of_all_but_the_tables(made):
     assert "token and position tables stay as they are" in report
 
 
+def test_coded_as_a_trellis(tiny):
+    dense = random_clip("flux")
+    quantized, _ = quantize_clip(dense, 4.0, "fast", "", codec="trellis")
+    layers = model_of(quantized).layers.values()
+    assert any(weight.codec == "trellis" for weight in layers)
+    assert close(encode(decoded_clip(model_of(quantized), "flux")), encode(quantized), 1e-5)
+
+
 def test_reports_the_quality_of_the_conditioning(made):
     dense, _, report = made
     (line,) = [line for line in report.splitlines() if line.startswith("conditioning")]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...budget import Fit, plan_within, sampling_bytes
 from ...cache import Cache
+from ...codecs import CODECS
 from ...evaluation.metrics import sqnr_db
 from ...model import Component
 from ...plan import Layer, Plan, make_plan
@@ -38,13 +39,14 @@ def quantize_clip(
     exclude: str,
     node_id: str | None = None,
     cache: Cache | None = None,
+    codec: str = CODECS[0],
 ) -> tuple[comfy.sd.CLIP, str]:
     """A VQ CLIP that otherwise behaves as ``clip``, which is not changed, and a report.
 
     Args:
         bits: average number of bits per weight of all but the token tables, which stay as they are;
             or the graphics memory that encoding a prompt should stay within.
-        effort, exclude, node_id, cache: as of ``quantize_model``.
+        effort, exclude, node_id, cache, codec: as of ``quantize_model``.
 
     Raises:
         VQError: see ``ClipSource``, ``quantize`` and ``budget.fit``.
@@ -54,7 +56,7 @@ def quantize_clip(
     facts = about(clip)
     plan = plan_within(
         bits,
-        lambda wanted: plan_of(source, wanted, excluded),
+        lambda wanted: plan_of(source, wanted, excluded, codec, effort),
         lambda plan: encoding_bytes(source, plan),
     )
     memory = encoding_bytes(source, plan)
@@ -77,7 +79,13 @@ def quantize_clip(
     return quantized, "\n".join(filter(None, lines)) + f"\n\n{plan.table()}"
 
 
-def plan_of(source: EncoderSource, bits: float, exclude: Sequence[str] = ()) -> Plan:
+def plan_of(
+    source: EncoderSource,
+    bits: float,
+    exclude: Sequence[str] = (),
+    codec: str = CODECS[0],
+    effort: str = "balanced",
+) -> Plan:
     """The plan of all but the token and position tables.
 
     They are up to a third of a text encoder and stay in 16 bits: counted with the others, no average
@@ -94,7 +102,8 @@ def plan_of(source: EncoderSource, bits: float, exclude: Sequence[str] = ()) -> 
         else:
             other_bits += layer.numel * itemsize
             other_numel += layer.numel
-    return make_plan(layers, other_bits, other_numel, bits, family=FAMILY, exclude=exclude)
+    how = {"family": FAMILY, "exclude": exclude, "codec": codec, "effort": effort}
+    return make_plan(layers, other_bits, other_numel, bits, **how)
 
 
 def encoding_bytes(source: EncoderSource, plan: Plan) -> int:
