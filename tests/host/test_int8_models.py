@@ -141,7 +141,8 @@ def test_a_quantized_model_computes_as_asked():
 def test_workflows_from_before_there_was_a_choice_are_valid(node):
     info = node.GET_NODE_INFO_V1()
     assert "compute" not in info["input"]["required"]
-    assert info["input_order"]["optional"][-2:] == ["compute", "spare_vram"]
+    optional = info["input_order"]["optional"]
+    assert optional[optional.index("compute") :][:2] == ["compute", "spare_vram"]
 
 
 def test_in_a_graph_the_log_says_how_many_layers(server):

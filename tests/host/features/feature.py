@@ -106,8 +106,10 @@ def check(feature: Feature) -> Outcome:
         return Outcome("BROKEN", "differs from the dense model", error, effect)
     if not effect > EFFECT:
         return Outcome("BROKEN", "has no effect", error, effect)
-    if not torch.equal(sample(graph), before) or coded_layers(graph) != held:
-        return Outcome("BROKEN", "leaves the model changed", error, effect)
+    after = sample(graph)
+    if not torch.equal(after, before) or coded_layers(graph) != held:
+        change = f"leaves the model changed, by {relative_l2(before, after):.1e}"
+        return Outcome("BROKEN", change, error, effect)
     return Outcome("works", feature.note, error, effect)
 
 
@@ -115,6 +117,9 @@ def check(feature: Feature) -> Outcome:
 def plain(variant: str) -> tuple[Tensor, int]:
     """Latents of the VQ model by itself, before anything was done to it, and its coded layers."""
     graph = start(variant, coded=True)
+    # In several threads the first sampling of a process may differ in the last digits from all that
+    # follow, of the dense model too.
+    sample(graph)
     return sample(graph), coded_layers(graph)
 
 

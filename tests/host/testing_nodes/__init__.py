@@ -28,9 +28,6 @@ def tiny_config(file):
     return {**json.load(file), **ENCODERS.get(os.path.basename(file.name), {})}
 
 
-comfy.sd1_clip.json = SimpleNamespace(load=tiny_config)
-
-
 class TestConditioning(io.ComfyNode):
     """Random conditioning that depends on the text alone: a real text encoder is far from tiny."""
 
@@ -71,4 +68,5 @@ class TestingNodes(ComfyExtension):
 
 
 async def comfy_entrypoint() -> TestingNodes:
+    comfy.sd1_clip.json = SimpleNamespace(load=tiny_config)  # in a server alone
     return TestingNodes()
