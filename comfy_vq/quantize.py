@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -50,10 +50,17 @@ def plan_for(
     family: str | None = None,
     codec: str = codecs.CODECS[0],
     effort: str = "balanced",
+    uncounted: Collection[str] = (),
 ) -> Plan:
-    """The plan for a model without coding anything; see ``plan.make_plan``."""
+    """The plan for a model without coding anything; see ``plan.make_plan``.
+
+    Args:
+        uncounted: keys of tensors that the average leaves out.
+    """
     layers, other_bits, other_numel = [], 0, 0
     for key in weights.keys():  # noqa: SIM118 - not a mapping
+        if key in uncounted:
+            continue
         shape, itemsize = weights.shape(key), 8 * weights.dtype(key).itemsize
         layer = Layer(key.removesuffix(".weight"), shape, itemsize)
         if weights.codable(key):

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWARGS
 
-from .loader import Origin, mark
+from .loader import mark
 
 log = logging.getLogger(__name__)
 
 
-def carry_over(source: ModelPatcher, quantized: ModelPatcher, origin: Origin) -> ModelPatcher:
+def carry_over(
+    source: ModelPatcher,
+    quantized: ModelPatcher,
+    origin: Any,
+    load_again: Callable[..., ModelPatcher] | None = None,
+) -> ModelPatcher:
     """A clone of ``source`` around the model of ``quantized``.
 
     Everything that nodes have attached to ``source`` stays, by the host's own rules for clones:
     model options, wrappers, callbacks, object patches, hooks. Not so what belongs to its weights:
     patches (baked in by now), their backups, and a compiled copy of the dense model.
+
+    Args:
+        origin, load_again: see ``loader.mark``.
     """
     clone = source.clone(model_override=quantized.get_clone_model_override())
     clone.patches = {}
@@ -34,7 +44,7 @@ def carry_over(source: ModelPatcher, quantized: ModelPatcher, origin: Origin) ->
     clone.current_hooks = None
     clone.is_injected = False
     _drop_dense_modules(clone)
-    mark(clone, origin)
+    mark(clone, origin, load_again)
     return clone
 
 

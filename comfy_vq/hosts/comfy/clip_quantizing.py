@@ -15,13 +15,13 @@ from ...cache import Cache
 from ...codecs import CODECS
 from ...evaluation.metrics import sqnr_db
 from ...model import Component
-from ...plan import Layer, Plan, make_plan
+from ...plan import Plan
+from ...quantize import plan_for
 from .carry import carry_over
 from .clip_source import ClipSource, EncoderSource
 from .clip_types import about
 from .display import Display
 from .encoding import Job, carry_out, patterns, sizes
-from .loader import mark
 from .text_encoders import ClipInMemory, load_clip, load_clip_patcher
 
 log = logging.getLogger(__name__)
@@ -91,19 +91,8 @@ def plan_of(
     They are up to a third of a text encoder and stay in 16 bits: counted with the others, no average
     of 3 bits could be met.
     """
-    layers, other_bits, other_numel = [], 0, 0
-    for key in source.keys():  # noqa: SIM118 - not a mapping
-        if key in source.tables:
-            continue
-        itemsize = 8 * source.dtype(key).itemsize
-        layer = Layer(key.removesuffix(".weight"), source.shape(key), itemsize)
-        if source.codable(key):
-            layers.append(layer)
-        else:
-            other_bits += layer.numel * itemsize
-            other_numel += layer.numel
     how = {"family": FAMILY, "exclude": exclude, "codec": codec, "effort": effort}
-    return make_plan(layers, other_bits, other_numel, bits, **how)
+    return plan_for(source, bits, uncounted=source.tables, **how)
 
 
 def encoding_bytes(source: EncoderSource, plan: Plan) -> int:
@@ -123,8 +112,7 @@ def _carry_over(clip: comfy.sd.CLIP, origin: ClipInMemory) -> comfy.sd.CLIP:
     loaded = load_clip(origin)
     quantized = clip.clone()
     quantized.cond_stage_model = loaded.cond_stage_model
-    quantized.patcher = carry_over(clip.patcher, loaded.patcher, origin)
-    mark(quantized.patcher, origin, load_clip_patcher)
+    quantized.patcher = carry_over(clip.patcher, loaded.patcher, origin, load_clip_patcher)
     return quantized
 
 
