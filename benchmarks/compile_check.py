@@ -50,7 +50,7 @@ class Spec:
     """One specialization of a kernel.
 
     Attributes:
-        kernel: ``additive``, ``additive_batch``, ``additive_int8``, ``trellis`` or ``int8``.
+        kernel: ``int8``, or ``additive`` or ``trellis``, alone, with ``_batch`` or with ``_int8``.
         books, run: codebooks, or bits of a trellis, and rotation; 0 and "" where the kernel has none.
         dtype: of the result.
         sums_are_bytes: as for ``decode_additive``.
@@ -68,7 +68,7 @@ class Spec:
     def name(self) -> str:
         parts = (
             self.kernel,
-            f"{'k' if self.kernel == 'trellis' else 'M'}={self.books}" if self.books else "",
+            f"{'k' if self.is_trellis else 'M'}={self.books}" if self.books else "",
             self.run,
             self.dtype,
             "bytes" if self.sums_are_bytes else "",
@@ -76,12 +76,14 @@ class Spec:
         return " ".join(part for part in parts if part)
 
     @property
+    def is_trellis(self) -> bool:
+        return self.kernel.startswith("trellis")
+
+    @property
     def weights_of_a_lane(self) -> int:
-        """What one lane decodes: half a rotated run, one group, two in bytes, or a part of a tile."""
-        if self.kernel == "additive_int8":
+        """What one lane decodes: half a rotated run, one group, or two in bytes."""
+        if self.kernel.endswith("_int8"):
             return 16
-        if self.kernel == "trellis":
-            return 32
         return 8 if RUNS.get(self.run, 1) == 1 else RUNS[self.run] * 8 // 2
 
 
@@ -131,9 +133,13 @@ def specs() -> Iterator[Spec]:
         yield Spec("additive_int8", books, "", "i8")
     for bits in (2, 3, 4, 5):
         yield Spec("trellis", bits, "128")
+        yield Spec("trellis_int8", bits, "", "i8")
     yield Spec("trellis", 3, "128", "fp32")
     yield Spec("trellis", 3, "64", "bf16")
     yield Spec("trellis", 3, "unrotated")
+    yield Spec("trellis_batch", 3, "128")
+    yield Spec("trellis_batch", 5, "64", "fp32")
+    yield Spec("trellis_batch", 3, "unrotated", "bf16")
     for dtype in ("fp16", "bf16", "fp32"):
         yield Spec("int8", 0, "", dtype)
 
@@ -154,22 +160,20 @@ def compile_one(spec: Spec, target: str) -> Compiled:
     backend, architecture = target.split(":")
     warp = 64 if architecture.startswith("gfx9") else 32
     gpu = GPUTarget(backend, int(architecture) if backend == "cuda" else architecture, warp)
-    modules = {"additive_batch": triton_batch, "trellis": triton_trellis}
-    module = modules.get(spec.kernel, triton_decode)
-    kernel = getattr(module, spec.kernel)
+    module, name = (triton_trellis if spec.is_trellis else triton_decode), spec.kernel
+    if spec.kernel.endswith("_batch"):
+        module, name = triton_batch, "batch"
+    kernel = getattr(module, name)
     kinds = {"codes": "*i8" if spec.kernel == "int8" else "*u8", "codebooks": "*u8"}
-    kinds |= {"table": "*u8" if spec.kernel == "trellis" else "*i64", "hadamard": "*i8"}
+    kinds |= {"table": "*i64" if name == "batch" else "*u8"}
     kinds |= {"signs": "*u8", "scales": "*fp16", "out": f"*{spec.dtype}"}
     kinds |= {"items": "*i32"}
     pointers = [name for name in kinds if name in kernel.arg_names]
-    width = 8 * RUNS.get(spec.run, 1)
     possible = {
         "M": spec.books,
         "K": spec.books,
-        "L": 12,
-        "WIDTH": width,
-        "ROTATED": width > 8,
-        "RUNS": triton_trellis.TILE // width,
+        "BITS": spec.books,
+        "L": 12 if spec.is_trellis else 0,
         "RUN": RUNS.get(spec.run),
         "BYTES": spec.sums_are_bytes,
         "PAIRED": True,
@@ -187,9 +191,7 @@ def compile_one(spec: Spec, target: str) -> Compiled:
         constexprs=constants,
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in pointers},
     )
-    warps = {"int8": 4, "trellis": triton_trellis.WARPS}.get(
-        spec.kernel, triton_decode.LANES // warp
-    )
+    warps = 4 if spec.kernel == "int8" else triton_decode.LANES // warp
     started = time.perf_counter()
     options = {"num_warps": warps, "num_stages": 1}
     if spec.most_registers is not None:

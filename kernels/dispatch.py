@@ -58,6 +58,11 @@ _KERNELS: dict[str, list[Kernel]] = {
         Kernel("cpu", cpu.decode_trellis, (OnCPU(),)),
         Kernel("eager", eager.decode_trellis),
     ],
+    "decode_trellis_int8": [
+        Kernel("triton", triton_ready.decode_trellis_int8, triton_ready.TRELLIS_INT8),
+        Kernel("cpu", cpu.decode_trellis_int8, (OnCPU(),)),
+        Kernel("eager", eager.decode_trellis_int8),
+    ],
     "decode_int8": [
         Kernel("triton", triton_ready.decode_int8, triton_ready.INT8),
         Kernel("eager", eager.decode_int8),
@@ -67,6 +72,7 @@ _USUAL: dict[str, Callable[[torch.device], Case]] = {
     "decode_additive": lambda device: Case(device, torch.float16, 3, 128),
     "decode_additive_int8": lambda device: Case(device, torch.int8, 3),
     "decode_trellis": lambda device: Case(device, torch.float16, 3, 128, window=12),
+    "decode_trellis_int8": lambda device: Case(device, torch.int8, 3, window=12),
     "decode_int8": lambda device: Case(device, torch.float16),
 }
 OPERATIONS = tuple(_USUAL)
@@ -125,6 +131,16 @@ def decode(weight: Coded, dtype: torch.dtype, out: Tensor | None = None) -> Tens
     return decode_additive(weight, dtype, out)
 
 
+def decode_bytes(weight: Additive | Trellis, out: Tensor | None = None) -> Tensor:
+    """The whole numbers of a weight less its offset, int8 ``[rows, width]``, not rotated back.
+
+    With ``step`` and the row scales as factors they are the weight in the rotated basis. Less the
+    offset they must be signed bytes, as those of every set in a file are.
+    """
+    run = decode_trellis_int8 if isinstance(weight, Trellis) else decode_additive_int8
+    return run(weight.codes, weight.codebooks, weight.offset, out)
+
+
 def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """Decode additive codes to a matrix ``[rows, width]`` of ``dtype``, on the codes' device.
 
@@ -152,14 +168,21 @@ def decode_trellis(weight: Trellis, dtype: torch.dtype, out: Tensor | None = Non
 def decode_additive_int8(
     codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
 ) -> Tensor:
-    """Sums of entries minus the offset, int8 ``[rows, width]``, not rotated back.
-
-    With ``step`` and the row scales as factors it is the weight in the rotated basis. The sums of
-    ``codebooks [M, 256, 8]`` less ``offset`` must be signed bytes, as those of every set in a file are.
-    """
+    """``decode_bytes`` of sums of entries of ``codebooks [M, 256, 8]``."""
     rows, groups, books = codes.shape
     case = Case(codes.device, torch.int8, books, index_bits=_index_bits(rows * groups * 8))
     return _choose("decode_additive_int8", case).run(codes, codebooks, offset, out=out)
+
+
+def decode_trellis_int8(
+    codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
+) -> Tensor:
+    """``decode_bytes`` of entries of a table ``codebooks [1, 2^L, 1]``."""
+    rows, groups, bits = codes.shape
+    window = codebooks.shape[1].bit_length() - 1
+    index_bits = _index_bits(rows * groups * 8)
+    case = Case(codes.device, torch.int8, bits, index_bits=index_bits, window=window)
+    return _choose("decode_trellis_int8", case).run(codes, codebooks, offset, out=out)
 
 
 def decode_int8(

@@ -86,6 +86,15 @@ TRELLIS = (
     OneOf("index_bits", (32,)),
     Works(),
 )
+TRELLIS_INT8 = (
+    OnGraphicsCard(),
+    ARCHITECTURE,
+    OneOf("dtype", (torch.int8,)),
+    OneOf("books", (2, 3, 4, 5)),
+    OneOf("window", (10, 12)),
+    OneOf("index_bits", (32,)),
+    Works(),
+)
 INT8 = (
     OnGraphicsCard(),
     ARCHITECTURE,
@@ -110,6 +119,11 @@ def decode_trellis(weight: Trellis, dtype: torch.dtype, out: Tensor | None = Non
     return _trellis().decode_trellis(weight, dtype, out)
 
 
+def decode_trellis_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
+    """As ``eager.decode_trellis_int8``, where nothing in ``TRELLIS_INT8`` refuses."""
+    return _trellis().decode_trellis_int8(*arguments, out=out)
+
+
 def decode_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
     """As ``eager.decode_int8``, where nothing in ``INT8`` refuses."""
     return _loaded().decode_int8(*arguments, out=out)
@@ -120,7 +134,7 @@ def batch_refusal(case: Case, byte_sums: bool) -> str | None:
 
     Tried once: a batch of two tiny weights is built and launched.
     """
-    for constraint in ADDITIVE:
+    for constraint in TRELLIS if case.window else ADDITIVE:
         found = constraint.refusal(case)
         if found is not None:
             return f"needs {constraint}, found {found}"
@@ -132,7 +146,7 @@ def batch_refusal(case: Case, byte_sums: bool) -> str | None:
     return _batches[key]
 
 
-def batch(items: Sequence[tuple[Additive, Tensor]], byte_sums: bool) -> Callable[[], None]:
+def batch(items: Sequence[tuple[Additive | Trellis, Tensor]], byte_sums: bool) -> Callable[[], None]:
     """One launch for several weights, where ``batch_refusal`` finds nothing against their case.
 
     Args:
@@ -157,12 +171,13 @@ def batch(items: Sequence[tuple[Additive, Tensor]], byte_sums: bool) -> Callable
 def _try_batch(case: Case, byte_sums: bool) -> str | None:
     from . import triton_batch
 
-    first = _tiny_additive(case, byte_sums)
+    first = _tiny_trellis(case) if case.window else _tiny_additive(case, byte_sums)
     weights = [
         first,
         first._replace(codes=first.codes[:1].clone(), scales=first.scales[:1].clone()),
     ]
-    expected = [eager.decode_additive(weight, case.dtype) for weight in weights]
+    decode = eager.decode_trellis if case.window else eager.decode_additive
+    expected = [decode(weight, case.dtype) for weight in weights]
     outs = [torch.empty_like(matrix) for matrix in expected]
 
     def same() -> bool:
@@ -187,11 +202,12 @@ def _trellis() -> Any:
 
 def _try(module: Any, case: Case) -> str | None:
     """What is wrong with decoding tiny cases, or None."""
+    if case.window and case.dtype == torch.int8:
+        tiny = _tiny_trellis(case)
+        numbers = tiny.codes, tiny.codebooks, tiny.offset
+        return _differs("decode_trellis_int8", _trellis(), case, numbers)
     if case.window:
-        tiny = (_tiny_trellis(case), case.dtype)
-        return _compare(
-            lambda: torch.equal(_trellis().decode_trellis(*tiny), eager.decode_trellis(*tiny)), case
-        )
+        return _differs("decode_trellis", _trellis(), case, (_tiny_trellis(case), case.dtype))
     if case.dtype == torch.int8:
         return _differs("decode_additive_int8", module, case, _tiny_sums(case))
     if not case.books:

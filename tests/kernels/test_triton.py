@@ -40,7 +40,9 @@ def test_no_target_spills(target):
         Spec("additive", 4, "unrotated", "bf16"),
         Spec("additive_batch", 3, "64", "fp32", sums_are_bytes=True),
         Spec("additive_int8", 3, "", "i8"),
-        Spec("trellis", 3, "128", "fp32"),
+        Spec("trellis", 3, "64", "fp32"),
+        Spec("trellis_batch", 3, "unrotated"),
+        Spec("trellis_int8", 5, "", "i8"),
         Spec("int8", 0, "", "fp32"),
     ]
     compiled = compile_check.compile_for(target, usual)
@@ -83,6 +85,8 @@ def test_kernels_are_compiled_for_every_number_of_codebooks_and_type():
     assert {s.books for s in wanted if s.kernel == "trellis"} == {2, 3, 4, 5}
     assert {s.run for s in wanted if s.kernel == "trellis"} == set(compile_check.RUNS)
     assert {s.dtype for s in wanted if s.kernel == "trellis"} == {"fp16", "bf16", "fp32"}
+    assert {s.books for s in wanted if s.kernel == "trellis_int8"} == {2, 3, 4, 5}
+    assert {s.run for s in wanted if s.kernel == "trellis_batch"} == set(compile_check.RUNS)
     assert {s.dtype for s in wanted if s.kernel == "additive"} == {"fp16", "bf16", "fp32"}
     assert {s.run for s in wanted if s.kernel == "additive_batch"} == set(compile_check.RUNS)
     assert {s.sums_are_bytes for s in wanted if s.run == "128"} == {True, False}
