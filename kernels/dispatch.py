@@ -1,4 +1,4 @@
-"""Which implementation decodes here.
+"""Which implementation decodes here, or searches.
 
 Every operation has a list of implementations, best first; each has constraints, which say for a
 case whether it runs, and if not, why. The last one is eager PyTorch, which has none.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import cpu, eager, triton_ready
+from . import cpu, eager, triton_ready, viterbi
 from .coded import Additive, Coded, Int8, Trellis
 from .constraints import Case, Constraint, OnCPU
 from .scratch import is_capturing
@@ -67,6 +67,10 @@ _KERNELS: dict[str, list[Kernel]] = {
         Kernel("triton", triton_ready.decode_int8, triton_ready.INT8),
         Kernel("eager", eager.decode_int8),
     ],
+    "best_path": [
+        Kernel("triton", triton_ready.best_path, triton_ready.SEARCH),
+        Kernel("eager", viterbi.best_path),
+    ],
 }
 _USUAL: dict[str, Callable[[torch.device], Case]] = {
     "decode_additive": lambda device: Case(device, torch.float16, 3, 128),
@@ -74,6 +78,7 @@ _USUAL: dict[str, Callable[[torch.device], Case]] = {
     "decode_trellis": lambda device: Case(device, torch.float16, 3, 128, window=12),
     "decode_trellis_int8": lambda device: Case(device, torch.int8, 3, window=12),
     "decode_int8": lambda device: Case(device, torch.float16),
+    "best_path": lambda device: Case(device, torch.float32, 3, window=12),
 }
 OPERATIONS = tuple(_USUAL)
 _chosen: dict[tuple[str, Case], Kernel] = {}
@@ -191,3 +196,28 @@ def decode_int8(
     """Decode int8 rows: ``codes [rows, width] * scales [rows] / 128`` in float32, cast to ``dtype``."""
     case = Case(codes.device, dtype, index_bits=_index_bits(codes.numel()))
     return _choose("decode_int8", case).run(codes, scales, dtype, out=out)
+
+
+def best_path(
+    weights: Tensor,
+    table: Tensor,
+    bits: int,
+    importance: Tensor | None = None,
+    joint: Tensor | None = None,
+) -> Tensor:
+    """The path through a shift register that lies nearest to a row: states ``[steps, rows]``.
+
+    With each step ``bits`` are shifted from below into a state of L bits, which stands for an entry.
+    Found is the least ``sum_t h_t (x_tn - table[state_tn])^2`` for each row n, up to rounding.
+
+    Args:
+        weights: x, float32 ``[steps, rows]``, at least one of each.
+        table: float32 ``[2^L]``.
+        bits: k, at most L / 2.
+        importance: h, float32 ``[steps]``, non-negative; None for ones.
+        joint: ``[rows]``; what the path overlaps with itself by, where it must close: the ``L - k``
+            high bits of its first state and the low ones of its last.
+    """
+    window = len(table).bit_length() - 1
+    case = Case(weights.device, weights.dtype, bits, window=window)
+    return _choose("best_path", case).run(weights, table, bits, importance, joint)

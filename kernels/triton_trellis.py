@@ -168,9 +168,7 @@ def trellis(
     """``RUN`` groups for every two lanes: a rotation block. Without a rotation, one for every lane."""
     program = tl.program_id(0)
     if RUN == 1:
-        unrotated(
-            codes, table, scales, out, norm, offset, program, runs, runs_per_row, K, L, LANES
-        )
+        unrotated(codes, table, scales, out, norm, offset, program, runs, runs_per_row, K, L, LANES)
     else:
         rotated(
             codes, table, scales, signs, out, norm, offset, program, runs, runs_per_row,

@@ -45,7 +45,7 @@ def test_a_random_model_has_sdxl_s_size(monkeypatch):
     assert model.plan["bits"] == pytest.approx(3.0, abs=0.02)
 
 
-@pytest.mark.parametrize("operation", dispatch.OPERATIONS)
+@pytest.mark.parametrize("operation", [o for o in dispatch.OPERATIONS if o.startswith("decode")])
 def test_each_implementation_runs_alone(operation):
     codec, _ = layers.codec_of(operation)
     weight = random_weight((16, 128), 8 if codec == "int8" else 3, codec)
