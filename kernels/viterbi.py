@@ -37,6 +37,7 @@ class _Trellis:
         self.states = states.view(self.turns, -1, self.turns).transpose(1, 2).flatten()
         self.values = table[self.states][None]
         self.squares = self.values.square().view(self.turns, self.turns, -1)
+        self.per_byte = 8 // bits if bits in (1, 2, 4) else 2 if bits == 3 else 1
         self.marks = torch.arange(self.turns, dtype=torch.int32, device=table.device)[:, None]
 
     def path(self, weights: Tensor, importance: Tensor | None, joint: Tensor | None) -> Tensor:
@@ -45,7 +46,8 @@ class _Trellis:
         slopes = (-2 * weights if importance is None else -2 * weights * importance[:, None])[
             ..., None
         ]
-        back = torch.empty((steps, rows, self.branches), dtype=torch.uint8, device=weights.device)
+        kept = (steps, rows, self.branches // self.per_byte)
+        back = torch.empty(kept, dtype=torch.uint8, device=weights.device)
         best = weights.new_zeros(rows, self.branches)
         costs = weights.new_empty(rows, len(self.states))
         for step in range(steps):
@@ -54,7 +56,7 @@ class _Trellis:
             # the squared distance but for what all states have in common
             came = costs.view(rows, *self.squares.shape)
             torch.add(best.view(rows, self.turns, 1, -1), self.squares, alpha=aims[step], out=came)
-            costs.addmm_(slopes[step], self.values)
+            costs.addcmul_(slopes[step], self.values)
             if joint is not None and step == 0:
                 costs.masked_fill_(self.states >> self.bits != joint[:, None], IMPOSSIBLE)
         if joint is not None:
@@ -71,15 +73,25 @@ class _Trellis:
         marked.bitwise_and_(~last).bitwise_or_(self.marks)
         best = costs.view(marked.shape).amin(1).view(len(costs), self.turns, -1)
         best = best.transpose(1, 2).flatten(1)  # by the states' own order
-        turns.copy_(best.view(torch.int32) & last)
+        turns.copy_(self._packed(best.view(torch.int32) & last))
         return best.sub_(best.amin(1, keepdim=True))
+
+    def _packed(self, turns: Tensor) -> Tensor:
+        """Numbers of ``bits`` bits ``[rows, branches]``, several in each that is left."""
+        parts = turns.view(len(turns), self.per_byte, -1)
+        packed = parts[:, 0]
+        for n in range(1, self.per_byte):
+            packed |= parts[:, n] << (8 // self.per_byte * n)
+        return packed
 
     def _traced(self, state: Tensor, back: Tensor) -> Tensor:
         states = torch.empty(back.shape[:2], dtype=torch.int64, device=back.device)
         states[-1] = state
         for step in range(len(back) - 1, 0, -1):
             branch = state >> self.bits
-            turn = back[step].gather(1, branch[:, None])[:, 0].long()
+            place, part = branch % back.shape[2], branch // back.shape[2]
+            turns = back[step].gather(1, place[:, None])[:, 0].long()
+            turn = (turns >> 8 // self.per_byte * part) & (self.turns - 1)
             state = turn * self.branches + branch
             states[step - 1] = state
         return states

@@ -24,8 +24,8 @@ _AROUND = 64
 """Weights on either side of a row's end from which the states there are found."""
 _CPU_METRICS, _METRICS = 1 << 18, 1 << 26
 """States whose costs are held at a time: as many as stay in a CPU's cache, or keep a card busy."""
-_CPU_BYTES, _BYTES = 64 << 20, 1 << 30
-"""Memory for the steps back."""
+_BYTES = 1 << 30
+"""Memory of a card for the steps back."""
 
 
 def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = None) -> Tensor:
@@ -44,8 +44,9 @@ def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = N
         uint8 ``[rows, columns / 8, k]``: the stream's bytes, see ``kernels.coded.Trellis``.
     """
     rows, columns = unit.shape
-    codes = []
-    for part in unit.split(_rows_at_once(unit.device, columns, len(table), len(table) >> bits)):
+    codes, most = [], _rows_at_once(unit.device, columns, len(table), len(table) >> bits)
+    parts = max(1, -(-rows // most))
+    for part in unit.split(max(1, -(-rows // parts))):  # parts of one size
         weights = part.flip(1).T.contiguous()
         aim = None if importance is None else importance.flip(0)
         around = min(_AROUND, columns // 2)
@@ -58,10 +59,9 @@ def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = N
 
 
 def _rows_at_once(device: torch.device, columns: int, states: int, branches: int) -> int:
-    cpu = device.type == "cpu"
-    by_metrics = (_CPU_METRICS if cpu else _METRICS) // states
-    by_steps = (_CPU_BYTES if cpu else _BYTES) // (columns * branches)
-    return max(1, min(by_metrics, by_steps))
+    if device.type == "cpu":
+        return max(1, _CPU_METRICS // states)
+    return max(1, min(_METRICS // states, _BYTES // (columns * branches)))
 
 
 def _packed(digits: Tensor, bits: int) -> Tensor:
