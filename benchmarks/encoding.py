@@ -3,8 +3,9 @@
     python -m benchmarks.encoding [--device cuda] [--share 0.05] [--bits 3] [--efforts fast balanced]
 
 Random weights of every so many-th of its layers in the order of their sizes, so that each kind has its
-share; the minutes are extrapolated by the number of weights. The first layer is encoded once before,
-which compiles what there is to compile. On a CPU take a small share.
+share; the minutes are extrapolated by the number of weights. A small layer is encoded once before,
+which compiles what there is to compile. On a CPU take a small share; the time there is the processor's own,
+which other processes change less, and with one thread (``OMP_NUM_THREADS=1``) that of a core.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from itertools import product
 
 import torch
 
-from benchmarks.timing import markdown, synchronize, where
+from benchmarks.timing import synchronize, where
 from benchmarks.unet_shapes import sdxl
 from comfy_vq import codecs, kernels
 
@@ -34,14 +35,15 @@ def seconds(
     shapes: list[tuple[int, ...]], codec: str, effort: str, bits: int, device: torch.device
 ) -> float:
     """To encode weights of these shapes, that are on the device already."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     taken = []
-    for shape in (shapes[0], *shapes):
+    for shape in ((32, 128), *shapes):
         weight = torch.randn(shape, device=device) * math.prod(shape[1:]) ** -0.5
         synchronize(device)
-        started = time.perf_counter()
+        started = clock()
         codecs.encode(weight, bits, codec, effort=effort, unbiased=True)
         synchronize(device)
-        taken.append(time.perf_counter() - started)
+        taken.append(clock() - started)
     return sum(taken[1:])
 
 
@@ -62,12 +64,12 @@ def main() -> None:
     print(where(device))
     print(f"* {kernels.explain('best_path', device)}")
     print(f"* {len(shapes)} layers, {measured / total:.2%} of {total / 1e6:.0f} M weights\n")
-    rows = []
+    print("| codec | effort | Mweights/s | minutes for SDXL |\n|---|---|---|---|")
     for codec, effort in product(args.codecs, args.efforts):
         found = seconds(shapes, codec, effort, args.bits, device)
         rate = measured / found
-        rows.append([codec, effort, f"{rate / 1e6:.2f}", f"{total / rate / 60:.1f}"])
-    print(markdown(["codec", "effort", "Mweights/s", "minutes for SDXL"], rows))
+        line = f"| {codec} | {effort} | {rate / 1e6:.3f} | {total / rate / 60:.1f} |"
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

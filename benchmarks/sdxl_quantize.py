@@ -93,14 +93,13 @@ class Watched:
 def write_share(source: Path, target: Path, share: float) -> float:
     """Write every so many-th coded layer of a checkpoint; returns how often the whole holds its weights.
 
-    The layers are taken in the order of their sizes, so that each kind has its share.
+    The layers are taken in the order of their sizes, so that each kind has its share, from the largest on,
+    which needs most memory.
     """
     dense = checkpoint.open_dense(source)
     numel = {key: math.prod(dense.shape(key)) for key in dense.keys() if dense.codable(key)}  # noqa: SIM118 - not a mapping
     every = max(1, round(1 / share))
-    chosen = sorted(numel, key=lambda key: (numel[key], key))[every // 2 :: every]
-    if not chosen:
-        raise SystemExit(f"--share {share:g} of {len(numel)} layers is none")
+    chosen = sorted(numel, key=lambda key: (-numel[key], key))[::every]
     stored = {
         PREFIX + key: Stored(dense.dtype(key), dense.shape(key), lambda key=key: dense.read(key))
         for key in chosen
