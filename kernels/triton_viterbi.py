@@ -31,8 +31,8 @@ def forward(
     aims,  # float32 [steps]
     table,  # float32 [2^L]: by the bits that leave next, then those that came last, then the others
     joint,  # int32 [rows]
-    back,  # uint8 [rows, steps, 2^(L-K)]: the bits that left, by those that came, then the others
-    ends,  # int32 [rows]: the last state
+    back,  # uint8 [rows, steps, 2^(L-K)]: the bits that leave, by those that came, then the others
+    ends,  # int32 [rows]: the last state but for the bits that leave
     steps,
     rows,
     K: tl.constexpr,
@@ -41,7 +41,7 @@ def forward(
     CLOSED: tl.constexpr,
     RENEWED: tl.constexpr,
 ):
-    """Costs and predecessors of all states, step by step."""
+    """For every step and what stays of a state, which bits before it are the cheapest."""
     TURNS: tl.constexpr = 1 << K
     BRANCHES: tl.constexpr = 1 << (L - K)
     REST: tl.constexpr = BRANCHES // TURNS
@@ -49,22 +49,26 @@ def forward(
     left = tl.arange(0, TURNS)[:, None, None]
     came = tl.arange(0, TURNS)[None, :, None]
     rest = tl.arange(0, REST)[None, None, :]
-    state = left * BRANCHES + rest * TURNS + came
     value = tl.load(table + (left * BRANCHES + came * REST + rest))
     branch = tl.arange(0, TURNS)[:, None] * REST + tl.arange(0, REST)[None, :]
+    stays = tl.arange(0, REST)[None, :] * TURNS + tl.arange(0, TURNS)[:, None]
     to = back + row.to(tl.int64) * steps * BRANCHES
 
-    off = value - tl.load(weights + row)
-    costs = off * off
-    if WEIGHTED:
-        costs *= tl.load(aims)
+    # Costs by what a state shares with the one before it, with which they begin.
+    before = tl.zeros([TURNS, 1, REST], tl.float32)
     if CLOSED:
         closes = tl.load(joint + row)
-        costs = tl.where(state >> K == closes, costs, _IMPOSSIBLE)
-    weight = tl.load(weights + tl.minimum(1, steps - 1) * rows + row)
-    for step in range(1, steps):
+        before = tl.where(left * REST + rest == closes, before, _IMPOSSIBLE)
+    best = tl.zeros([TURNS, REST], tl.float32)
+    weight = tl.load(weights + row)
+    for step in range(steps):
         following = tl.load(weights + tl.minimum(step + 1, steps - 1) * rows + row)
-        # The index of a predecessor replaces the lowest bits of its cost, and the minimum brings it.
+        off = value - weight
+        if WEIGHTED:
+            costs = before + off * off * tl.load(aims + step)
+        else:
+            costs = before + off * off
+        # The bits that leave replace the lowest of a cost, and the minimum brings them along.
         marked = (costs.to(tl.int32, bitcast=True) & -TURNS) | left
         best = tl.min(marked.to(tl.float32, bitcast=True), 0)
         turn = best.to(tl.int32, bitcast=True) & (TURNS - 1)
@@ -72,17 +76,13 @@ def forward(
         if step % RENEWED == 0:
             best -= tl.min(tl.min(best, 1), 0)
         before = tl.trans(best).reshape(TURNS, REST)[:, None, :]
-        off = value - weight
-        if WEIGHTED:
-            costs = before + off * off * tl.load(aims + step)
-        else:
-            costs = before + off * off
         weight = following
     if CLOSED:
-        costs = tl.where(state % BRANCHES == closes, costs, _IMPOSSIBLE)
-    least = tl.min(tl.min(tl.min(costs, 2), 1), 0)
-    end = tl.where(costs == least, state, 1 << L)
-    tl.store(ends + row, tl.min(tl.min(tl.min(end, 2), 1), 0))
+        tl.store(ends + row, closes)
+    else:
+        least = tl.min(tl.min(best, 1), 0)
+        end = tl.where(best == least, stays, BRANCHES)
+        tl.store(ends + row, tl.min(tl.min(end, 1), 0))
 
 
 @triton.jit
@@ -93,16 +93,15 @@ def trace(back, ends, states, steps, rows, K: tl.constexpr, L: tl.constexpr, ROW
     REST: tl.constexpr = BRANCHES // TURNS
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     here = row < rows
-    state = tl.load(ends + row, mask=here, other=0)
-    tl.store(states + (steps - 1) * rows + row, state, mask=here)
+    stays = tl.load(ends + row, mask=here, other=0)
     of_row = back + row.to(tl.int64) * steps * BRANCHES
-    for n in range(1, steps):
-        step = steps - n
-        before = state >> K
-        branch = before % TURNS * REST + before // TURNS
+    for n in range(steps):
+        step = steps - 1 - n
+        branch = stays % TURNS * REST + stays // TURNS
         turn = tl.load(of_row + step * BRANCHES + branch, mask=here, other=0)
-        state = turn.to(tl.int32) * BRANCHES + before
-        tl.store(states + (step - 1) * rows + row, state, mask=here)
+        state = turn.to(tl.int32) * BRANCHES + stays
+        tl.store(states + step * rows + row, state, mask=here)
+        stays = state >> K
 
 
 def best_path(
