@@ -1,7 +1,8 @@
 """The project's jobs, each in an environment that it makes itself: ``python make.py JOB [ARGS]``.
 
     demo    quantize the shipped model, sample from it, and write pictures and a table
-    test    lint, type-check and all tests; those in a real ComfyUI in each version that is found
+    test    lint, type-check and all tests; those in a real ComfyUI in each version that is found, beside
+            each other as the processor has cores (--at-once N: so many suites)
     slow    the tests that take minutes
     python  Python in the environment of the ComfyUI that is found, for benchmarks: -m benchmarks.X
     check   lint and type-check
@@ -22,6 +23,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +33,7 @@ from pathlib import Path
 
 from comfy_vq.errors import VQError
 from comfy_vq.hosts.locate import VARIABLE, choose, comfyui_version, find_all, find_comfyui
+from tests.suites import Suite, run_suites
 
 ROOT = Path(__file__).resolve().parent
 SHIMS = ROOT / "tests" / "host" / "shims"
@@ -118,6 +121,12 @@ class Environment:
             [self.python, *arguments], check=False, cwd=ROOT, env=environment
         ).returncode
 
+    def suite(self, label: str, *arguments: str, **variables: str) -> Suite:
+        """Pytest in this environment and the checkout, with a cache of its own."""
+        own_cache = ("-o", f"cache_dir=.pytest_cache/{self.folder.name}")
+        command = (self.python, "-m", "pytest", *own_cache, *arguments)
+        return Suite(label, command, ROOT, {**self._variables(), **variables})
+
     def _variables(self) -> dict[str, str]:
         """The caller's environment variables without those that lead Python elsewhere."""
         elsewhere = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
@@ -149,32 +158,52 @@ def host_environment(comfyui: Path) -> Environment:
     )
 
 
-def test(arguments: list[str], markers: str = "not slow") -> Steps:
+def test(arguments: list[str], markers: str = "not slow", at_once: int = 0) -> Steps:
     """Runs the tests, those in a real ComfyUI once for each version that is found.
 
     In others than the first, tests that are marked ``one_host`` are left out.
+
+    Args:
+        arguments: for pytest.
+        at_once: suites that run beside each other; 0 for as many as there are cores.
     """
     hosts, left_out = choose(find_all())
     own = own_environment()
     own.ensure()
     if not hosts and not left_out:  # the folder of host tests skips itself, loudly
-        return {"tests": own.run("-m", "pytest", "-m", markers, *arguments, **{VARIABLE: "none"})}
+        return run_suites([own.suite("tests", "-m", markers, *arguments, **{VARIABLE: "none"})], 1)
     environments = {version: host_environment(path) for version, path in hosts.items()}
     for environment in environments.values():
         environment.ensure()
-    print(f"-- tests of the package by itself, in {own.folder.name}", flush=True)
-    steps = {"tests": own.run("-m", "pytest", "-m", markers, *arguments, f"--ignore={HOST_TESTS}")}
+    count = 1 + len(hosts)
+    at_once = min(count, at_once or os.cpu_count() or 1)
+    shared = _shared_between(at_once)
+    suites = []  # the longest first
     for version, environment in environments.items():
+        chosen = f"({markers}) and not one_host" if suites else markers
+        variables = {VARIABLE: str(hosts[version]), **shared}
         label = f"tests in ComfyUI {version}"
-        print(f"-- {label}, {hosts[version]}", flush=True)
-        chosen = f"({markers}) and not one_host" if version != next(iter(hosts)) else markers
-        command = ("-m", "pytest", "-m", chosen, *arguments, HOST_TESTS)
-        steps[label] = environment.run(*command, **{VARIABLE: str(hosts[version])})
+        suites.append(environment.suite(label, "-m", chosen, *arguments, HOST_TESTS, **variables))
+    alone = ("-m", markers, *arguments, f"--ignore={HOST_TESTS}")
+    suites.append(own.suite("tests", *alone, **shared))
+    steps = run_suites(suites, at_once)
     tested = f"tested in ComfyUI {', '.join(hosts)}" if hosts else "NOT TESTED in a real ComfyUI"
     print(f"-- {tested}", flush=True)
     for path, reason in left_out.items():
         print(f"-- not tested in {path}: {reason}", flush=True)
     return steps
+
+
+def _shared_between(at_once: int) -> dict[str, str]:
+    """Variables by which so many processes share the cores.
+
+    Threads that spin while they wait for others take the cores from other processes' threads: two
+    processes with two of them each on two cores are ten times as slow.
+    """
+    if at_once == 1:
+        return {}
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def check() -> Steps:
@@ -226,15 +255,15 @@ def _runs_comfyui() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in needed)
 
 
-def run_job(job: str, arguments: list[str]) -> Steps:
+def run_job(job: str, arguments: list[str], at_once: int = 0) -> Steps:
     if job == "demo":
         return demo(arguments)
     if job == "test":
-        return {**check(), **test(arguments)}
+        return {**check(), **test(arguments, at_once=at_once)}
     if job == "python":
         return {"python": _run(*arguments)}
     if job == "slow":
-        return test(arguments, markers="slow")
+        return test(arguments, markers="slow", at_once=at_once)
     return check() if job == "check" else reformat()
 
 
@@ -243,9 +272,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("job", choices=("demo", "test", "slow", "python", "check", "format"))
+    parser.add_argument("--at-once", type=int, default=0, help=argparse.SUPPRESS)
     options, arguments = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended, too
     try:
-        steps = run_job(options.job, arguments)
+        steps = run_job(options.job, arguments, options.at_once)
+    except KeyboardInterrupt:
+        print("make.py: interrupted", file=sys.stderr)
+        return 130
     except (JobError, VQError) as error:
         print(f"make.py: {error}", file=sys.stderr)
         return 2

@@ -50,9 +50,11 @@ class Spec:
     """One specialization of a kernel.
 
     Attributes:
-        kernel: ``additive``, ``additive_batch``, ``additive_int8``, ``trellis`` or ``int8``.
+        kernel: ``int8``; ``additive`` or ``trellis``, alone, with ``_batch`` or with ``_int8``;
+            ``forward`` or ``trace``, which search.
         books, run: codebooks, or bits of a trellis, and rotation; 0 and "" where the kernel has none.
         dtype: of the result.
+        window: of a trellis.
         sums_are_bytes: as for ``decode_additive``.
         most_registers: of a thread on NVIDIA's cards; to see that spills are found.
     """
@@ -63,12 +65,14 @@ class Spec:
     dtype: str = "fp16"
     sums_are_bytes: bool = False
     most_registers: int | None = None
+    window: int = 12
 
     @property
     def name(self) -> str:
         parts = (
             self.kernel,
-            f"{'k' if self.kernel == 'trellis' else 'M'}={self.books}" if self.books else "",
+            f"{'k' if self.is_trellis else 'M'}={self.books}" if self.books else "",
+            f"L={self.window}" if self.searches else "",
             self.run,
             self.dtype,
             "bytes" if self.sums_are_bytes else "",
@@ -76,12 +80,18 @@ class Spec:
         return " ".join(part for part in parts if part)
 
     @property
+    def is_trellis(self) -> bool:
+        return self.kernel.startswith("trellis") or self.searches
+
+    @property
+    def searches(self) -> bool:
+        return self.kernel in ("forward", "trace")
+
+    @property
     def weights_of_a_lane(self) -> int:
-        """What one lane decodes: half a rotated run, one group, two in bytes, or a part of a tile."""
-        if self.kernel == "additive_int8":
+        """What one lane decodes: half a rotated run, one group, or two in bytes."""
+        if self.kernel.endswith("_int8"):
             return 16
-        if self.kernel == "trellis":
-            return 32
         return 8 if RUNS.get(self.run, 1) == 1 else RUNS[self.run] * 8 // 2
 
 
@@ -94,7 +104,7 @@ class Compiled:
         spilled: bytes spilled or put on the stack.
         shared: bytes of shared memory.
         seconds: that compiling took.
-        instructions: per decoded weight, on NVIDIA's cards.
+        instructions: per decoded weight, on NVIDIA's cards; None of what has loops.
     """
 
     target: str
@@ -131,15 +141,23 @@ def specs() -> Iterator[Spec]:
         yield Spec("additive_int8", books, "", "i8")
     for bits in (2, 3, 4, 5):
         yield Spec("trellis", bits, "128")
+        yield Spec("trellis_int8", bits, "", "i8")
     yield Spec("trellis", 3, "128", "fp32")
     yield Spec("trellis", 3, "64", "bf16")
     yield Spec("trellis", 3, "unrotated")
+    yield Spec("trellis_batch", 3, "128")
+    yield Spec("trellis_batch", 5, "64", "fp32")
+    yield Spec("trellis_batch", 3, "unrotated", "bf16")
     for dtype in ("fp16", "bf16", "fp32"):
         yield Spec("int8", 0, "", dtype)
+    for bits in (2, 3, 4, 5):
+        for window in (10, 12):
+            yield Spec("forward", bits, "", "fp32", window=window)
+    yield Spec("trace", 3, "", "i32")
 
 
 def compile_one(spec: Spec, target: str) -> Compiled:
-    """Compile what ``kernels/triton_decode.py``, ``triton_batch.py`` and ``triton_trellis.py`` launch.
+    """Compile what the modules ``triton_*`` of ``kernels`` launch.
 
     Raises:
         Exception: of many kinds, where Triton cannot. Some of LLVM's errors end the process.
@@ -149,27 +167,33 @@ def compile_one(spec: Spec, target: str) -> Compiled:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from comfy_vq.kernels import triton_batch, triton_decode, triton_trellis
+    from comfy_vq.kernels import triton_batch, triton_decode, triton_trellis, triton_viterbi
 
     backend, architecture = target.split(":")
     warp = 64 if architecture.startswith("gfx9") else 32
     gpu = GPUTarget(backend, int(architecture) if backend == "cuda" else architecture, warp)
-    modules = {"additive_batch": triton_batch, "trellis": triton_trellis}
-    module = modules.get(spec.kernel, triton_decode)
-    kernel = getattr(module, spec.kernel)
+    module, name = (triton_trellis if spec.is_trellis else triton_decode), spec.kernel
+    if spec.searches:
+        module = triton_viterbi
+    if spec.kernel.endswith("_batch"):
+        module, name = triton_batch, "batch"
+    kernel = getattr(module, name)
     kinds = {"codes": "*i8" if spec.kernel == "int8" else "*u8", "codebooks": "*u8"}
-    kinds |= {"table": "*u8" if spec.kernel == "trellis" else "*i64", "hadamard": "*i8"}
+    kinds |= {"table": {"batch": "*i64", "forward": "*fp32"}.get(name, "*u8")}
+    kinds |= {"weights": "*fp32", "aims": "*fp32", "joint": "*i32", "back": "*u8"}
+    kinds |= {"ends": "*i32", "states": "*i32"}
     kinds |= {"signs": "*u8", "scales": "*fp16", "out": f"*{spec.dtype}"}
     kinds |= {"items": "*i32"}
     pointers = [name for name in kinds if name in kernel.arg_names]
-    width = 8 * RUNS.get(spec.run, 1)
     possible = {
         "M": spec.books,
         "K": spec.books,
-        "L": 12,
-        "WIDTH": width,
-        "ROTATED": width > 8,
-        "RUNS": triton_trellis.TILE // width,
+        "BITS": spec.books,
+        "L": spec.window if spec.is_trellis else 0,
+        "WEIGHTED": True,
+        "CLOSED": True,
+        "RENEWED": triton_viterbi.RENEWED,
+        "ROWS": triton_viterbi.ROWS,
         "RUN": RUNS.get(spec.run),
         "BYTES": spec.sums_are_bytes,
         "PAIRED": True,
@@ -187,9 +211,11 @@ def compile_one(spec: Spec, target: str) -> Compiled:
         constexprs=constants,
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in pointers},
     )
-    warps = {"int8": 4, "trellis": triton_trellis.WARPS}.get(
-        spec.kernel, triton_decode.LANES // warp
-    )
+    warps = {
+        "int8": 4,
+        "forward": triton_viterbi.warps_of(spec.window),
+        "trace": 1,
+    }.get(spec.kernel, triton_decode.LANES // warp)
     started = time.perf_counter()
     options = {"num_warps": warps, "num_stages": 1}
     if spec.most_registers is not None:
@@ -198,7 +224,9 @@ def compile_one(spec: Spec, target: str) -> Compiled:
     seconds = time.perf_counter() - started
     found = _nvidia(made) if backend == "cuda" else _amd(made)
     registers, spilled, instructions = found
-    per_weight = None if instructions is None else instructions / spec.weights_of_a_lane
+    per_weight = None
+    if instructions is not None and not spec.searches:
+        per_weight = instructions / spec.weights_of_a_lane
     shared = made.metadata.shared
     return Compiled(target, spec.name, registers, spilled, shared, seconds, per_weight)
 
@@ -214,7 +242,7 @@ def _nvidia(made) -> tuple[int, int, int]:
         command = [tool, "--dump-resource-usage", "--dump-sass", binary]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     used = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
-    # There are no loops, so that each instruction runs once; NOP fills the end.
+    # Where there are no loops each instruction runs once; NOP fills the end.
     instructions = re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP)", text, re.MULTILINE)
     return used["REG"], used["STACK"] + used["LOCAL"], len(instructions)
 

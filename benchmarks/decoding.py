@@ -19,16 +19,18 @@ def decode_table(settings: Settings, bandwidth: float) -> str:
     large = [(1280 // by, 5120 // by), (10240 // by, 1280 // by)]
     cases = [("decode_additive", settings.books, shape) for shape in usual]
     cases += [("decode_additive", m, (1280 // by, 5120 // by)) for m in (1, 2, 4, 6)]
-    cases += [("decode_trellis", bits, large[0]) for bits in (2, 3, 4, 5)]
+    cases += [("decode_trellis", settings.trellis_bits, shape) for shape in usual]
+    cases += [("decode_trellis", bits, large[0]) for bits in (2, 4, 5)]
     cases += [("decode_additive_int8", settings.books, shape) for shape in large]
+    cases += [("decode_trellis_int8", settings.trellis_bits, shape) for shape in large]
     cases += [("decode_int8", 8, shape) for shape in large]
     rows, refused = [], {}
     for operation, books, shape in cases:
-        codec = {"decode_int8": "int8", "decode_trellis": "trellis"}.get(operation, "additive")
+        codec, of_bytes = layers.codec_of(operation)
         coded = settings.coded(shape, books, codec)
-        block = getattr(getattr(coded.spec, "rotation", None), "block", 0)
-        window = getattr(coded.spec, "window", 0)
-        case = dispatch.Case(settings.device, settings.dtype, books % 8, block, window=window)
+        block = 0 if of_bytes else getattr(getattr(coded.spec, "rotation", None), "block", 0)
+        window, dtype = getattr(coded.spec, "window", 0), torch.int8 if of_bytes else settings.dtype
+        case = dispatch.Case(settings.device, dtype, books % 8, block, window=window)
         for kernel, why_not in layers.implementations(operation, case):
             if why_not is not None:
                 refused[operation, kernel.name] = why_not.reason

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu --out gpu.md [--minutes 8] [--quick] [--device cuda]
 
-Tests of ``tests/gpu``, ``benchmarks.kernels`` and, where a ComfyUI and what it requires are found, adapters
+Tests of ``tests/gpu``, ``benchmarks.kernels``, ``benchmarks.encoding`` and, where a ComfyUI and what it requires are found, adapters
 of every kind (``benchmarks.lora``, with and without DynamicVRAM) and
 ``benchmarks.step`` with random weights at 1024 pixels in all modes. Each part is a process of its
 own with a time limit; what fails or runs out of time is reported as that, and the others still
@@ -83,6 +83,8 @@ def parts(device: str, quick: bool, folder: Path, files: Sequence[Path] = ()) ->
     tiny = ("--repeats", "2", "--rows-scale", "0.002", "--width-scale", "4", "--copy-mib", "4")
     measured = ("-m", "benchmarks.kernels", "--device", device, *(tiny if quick else ()))
     yield Part("Kernels", measured, 120)
+    share = ("--share", "0.002", "--efforts", "fast") if quick else ()
+    yield Part("Encoding", ("-m", "benchmarks.encoding", "--device", device, *share), 60)
     why_not = no_comfyui()
     if not quick:
         for options in ((), ("--dynamic",)):

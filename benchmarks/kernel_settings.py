@@ -45,6 +45,11 @@ class Settings:
     width_scale: int = 1
 
     @property
+    def trellis_bits(self) -> int:
+        """The nearest to ``books`` that a trellis has."""
+        return min(max(self.books, 2), 5)
+
+    @property
     def device(self) -> torch.device:
         return self.timer.device
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.kernels [--device cuda] [--dtype fp16] [--books 3]
 
-Linear layers and convolutions as ratios to the dense layer of the same run: VQ exact (decode,
-then multiply), VQ int8 (decode to int8, rotate and quantize the input, multiply in int8) and Q4_K
+Linear layers and convolutions as ratios to the dense layer of the same run, for each codec: exact (decode,
+then multiply), int8 (decode to int8, rotate and quantize the input, multiply in int8) and Q4_K
 dequantized in eager PyTorch, as ComfyUI-GGUF does, then multiplied. Under 1 is faster than dense.
 Decoding in 10^9 weights per second and as a share of the bandwidth of a copy in the same run;
 bytes of codes and scales read and of weights written count. Last, what a call costs the processor.
@@ -32,18 +32,21 @@ def linear_table(settings: Settings) -> str:
     without = layers.int8_missing()
     for m, n, k in settings.linears():
         x, bias, coded = settings.normal(m, k), settings.normal(n), settings.coded((n, k))
+        path = settings.coded((n, k), settings.trellis_bits, "trellis")
         dense = coded.decode(settings.dtype)
         blocks = q4_k.random_blocks(n * k, settings.device)
-        int8 = without or (lambda x=x, c=coded, b=bias: layers.int8_linear(x, c, b))
         ways: list[Call | Missing] = [
             lambda x=x, c=coded, b=bias: compute.linear(x, c, b),
-            int8,
+            lambda x=x, c=path, b=bias: compute.linear(x, c, b),
+            without or (lambda x=x, c=coded, b=bias: layers.int8_linear(x, c, b)),
+            without or (lambda x=x, c=path, b=bias: layers.int8_linear(x, c, b)),
             lambda x=x, q=blocks, s=(n, k), b=bias: F.linear(x, q4_k_weight(q, s, x.dtype), b),
         ]
         seconds = settings.timer.seconds(lambda x=x, w=dense, b=bias: F.linear(x, w, b))
         cells = [_ratio(way, seconds, settings) for way in ways]
         rows.append([f"{m},{n},{k}", *_speed(seconds, 2 * m * n * k), *cells])
-    head = ["M,N,K", "dense ms", "dense TFLOP/s", "VQ exact", "VQ int8", "Q4_K eager"]
+    ours = ["additive", "trellis", "additive int8", "trellis int8"]
+    head = ["M,N,K", "dense ms", "dense TFLOP/s", *ours, "Q4_K eager"]
     return markdown(head, rows)
 
 
@@ -51,6 +54,7 @@ def convolution_table(settings: Settings) -> str:
     rows = []
     for n, k, side in settings.convolutions():
         coded = settings.coded((n, k, 3, 3))
+        path = settings.coded((n, k, 3, 3), settings.trellis_bits, "trellis")
         x, bias = settings.normal(2, k, side, side), settings.normal(n)
         dense = coded.decode(settings.dtype).contiguous()
         blocks = q4_k.random_blocks(coded.numel, settings.device)
@@ -59,6 +63,7 @@ def convolution_table(settings: Settings) -> str:
         ways: list[Call | Missing] = [
             lambda x=x, w=nhwc, b=bias: F.conv2d(x, w, b, padding=1),
             lambda x=x, c=coded, b=bias: layers.exact_conv2d(x, c, b, padding=1),
+            lambda x=x, c=path, b=bias: layers.exact_conv2d(x, c, b, padding=1),
             lambda x=x, q=blocks, s=coded.shape, b=bias: F.conv2d(
                 x, q4_k_weight(q, s, x.dtype), b, padding=1
             ),
@@ -66,7 +71,8 @@ def convolution_table(settings: Settings) -> str:
         cells = [_ratio(way, seconds, settings) for way in ways]
         shape = f"{k} to {n} at {side}x{side}"
         rows.append([shape, *_speed(seconds, 2 * coded.numel * 2 * side * side), *cells])
-    head = ["3x3", "dense ms", "dense TFLOP/s", "dense, channels_last weight", "VQ exact", "Q4_K"]
+    ours = ["dense, channels_last weight", "additive", "trellis"]
+    head = ["3x3", "dense ms", "dense TFLOP/s", *ours, "Q4_K"]
     return markdown(head, rows)
 
 

@@ -48,7 +48,7 @@ def int8_linear(input: Tensor, weight: VQWeight, bias: Tensor | None) -> Tensor:
 
     shared, rotation = weight.codebooks, weight.spec.rotation
     assert shared is not None
-    rows = kernels.decode_additive_int8(weight.tensors["codes"], shared.codebooks, shared.offset)
+    rows = kernels.decode_bytes(weight.coded())
     step = shared.step
     if rotation is not None:
         input, step = rotate_activations(input, rotation), step * rotation.block**0.5
@@ -81,20 +81,26 @@ def implementations(
     return found
 
 
+def codec_of(operation: str) -> tuple[str, bool]:
+    """Whose codes an operation decodes, and whether to bytes in the basis that they were coded in."""
+    if operation == "decode_int8":
+        return "int8", False
+    codec = operation.removeprefix("decode_").removesuffix("_int8")
+    return codec, operation.endswith("_int8")
+
+
 def decode_call(operation: str, weight: VQWeight, dtype: torch.dtype) -> tuple[Call, int]:
     """Decoding of ``weight`` into a buffer that is there already, and the bytes that it moves.
 
     Bytes are those read of codes and scales and those written.
     """
-    codes, scales, shared = weight.tensors["codes"], weight.tensors["scales"], weight.codebooks
-    rows = weight.shape[0]
-    dtype = torch.int8 if operation == "decode_additive_int8" else dtype
+    codes, scales, rows = weight.tensors["codes"], weight.tensors["scales"], weight.shape[0]
+    _, in_bytes = codec_of(operation)
+    dtype = torch.int8 if in_bytes else dtype
     with torch.inference_mode(False):  # as the buffer that layers share is made
         out = torch.empty((rows, weight.numel // rows), dtype=dtype, device=codes.device)
     moved = codes.nbytes + scales.nbytes + out.nbytes
-    if operation == "decode_additive_int8":
-        assert shared is not None
-        books, offset = shared.codebooks, shared.offset
-        return lambda: kernels.decode_additive_int8(codes, books, offset, out=out), moved
     coded = weight.coded()
+    if in_bytes:
+        return lambda: kernels.decode_bytes(coded, out), moved
     return lambda: kernels.decode(coded, dtype, out=out), moved

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from ..kernels.coded import Int8 as Int8
     from ..kernels.coded import Trellis as Trellis
     from ..kernels.dispatch import OPERATIONS as OPERATIONS
-    from ..kernels.dispatch import decode_additive_int8 as decode_additive_int8
+    from ..kernels.dispatch import best_path as best_path
+    from ..kernels.dispatch import decode_bytes as decode_bytes
     from ..kernels.dispatch import explain as explain
     from ..kernels.hadamard import Rotation as Rotation
     from ..kernels.hadamard import rotate as rotate
@@ -32,7 +33,7 @@ else:
     from .kernels import scratch
     from .kernels.batches import batches, decodes_in_batches
     from .kernels.coded import Additive, Coded, Int8, Trellis
-    from .kernels.dispatch import OPERATIONS, decode_additive_int8, explain
+    from .kernels.dispatch import OPERATIONS, best_path, decode_bytes, explain
     from .kernels.hadamard import Rotation, rotate, sign_vector, unrotate
     from .kernels.library import decode
 
@@ -44,8 +45,9 @@ __all__ = [
     "Rotation",
     "Trellis",
     "batches",
+    "best_path",
     "decode",
-    "decode_additive_int8",
+    "decode_bytes",
     "decodes_in_batches",
     "explain",
     "rotate",

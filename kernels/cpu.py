@@ -82,6 +82,22 @@ def decode_additive_int8(
     return sums
 
 
+def decode_trellis_int8(
+    codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
+) -> Tensor:
+    """Entries as signed bytes; arguments as in ``dispatch.decode_trellis_int8``."""
+    rows, groups, bits = codes.shape
+    pairs = _pairs(codebooks, offset, bits)
+    if pairs is None:
+        return eager.decode_trellis_int8(codes, codebooks, offset, out)
+    numbers = torch.empty((rows, groups * 8), dtype=torch.int8) if out is None else out
+    size = max(1, _SLICE // max(1, groups * 8))
+    for start in range(0, rows, size):
+        target = numbers[start : start + size]
+        target.copy_(_entries(codes[start : start + size], pairs).view(target.shape))
+    return numbers
+
+
 def _sums(codes: Tensor, table: Tensor) -> Tensor:
     """float32 ``[groups, 8]``: sums of entries less the offset."""
     books = codes.shape[-1]

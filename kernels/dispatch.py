@@ -1,4 +1,4 @@
-"""Which implementation decodes here.
+"""Which implementation decodes here, or searches.
 
 Every operation has a list of implementations, best first; each has constraints, which say for a
 case whether it runs, and if not, why. The last one is eager PyTorch, which has none.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import cpu, eager, triton_ready
+from . import cpu, eager, triton_ready, viterbi
 from .coded import Additive, Coded, Int8, Trellis
 from .constraints import Case, Constraint, OnCPU
 from .scratch import is_capturing
@@ -58,16 +58,27 @@ _KERNELS: dict[str, list[Kernel]] = {
         Kernel("cpu", cpu.decode_trellis, (OnCPU(),)),
         Kernel("eager", eager.decode_trellis),
     ],
+    "decode_trellis_int8": [
+        Kernel("triton", triton_ready.decode_trellis_int8, triton_ready.TRELLIS_INT8),
+        Kernel("cpu", cpu.decode_trellis_int8, (OnCPU(),)),
+        Kernel("eager", eager.decode_trellis_int8),
+    ],
     "decode_int8": [
         Kernel("triton", triton_ready.decode_int8, triton_ready.INT8),
         Kernel("eager", eager.decode_int8),
+    ],
+    "best_path": [
+        Kernel("triton", triton_ready.best_path, triton_ready.SEARCH),
+        Kernel("eager", viterbi.best_path),
     ],
 }
 _USUAL: dict[str, Callable[[torch.device], Case]] = {
     "decode_additive": lambda device: Case(device, torch.float16, 3, 128),
     "decode_additive_int8": lambda device: Case(device, torch.int8, 3),
     "decode_trellis": lambda device: Case(device, torch.float16, 3, 128, window=12),
+    "decode_trellis_int8": lambda device: Case(device, torch.int8, 3, window=12),
     "decode_int8": lambda device: Case(device, torch.float16),
+    "best_path": lambda device: Case(device, torch.float32, 3, window=12),
 }
 OPERATIONS = tuple(_USUAL)
 _chosen: dict[tuple[str, Case], Kernel] = {}
@@ -125,6 +136,16 @@ def decode(weight: Coded, dtype: torch.dtype, out: Tensor | None = None) -> Tens
     return decode_additive(weight, dtype, out)
 
 
+def decode_bytes(weight: Additive | Trellis, out: Tensor | None = None) -> Tensor:
+    """The whole numbers of a weight less its offset, int8 ``[rows, width]``, not rotated back.
+
+    With ``step`` and the row scales as factors they are the weight in the rotated basis. Less the
+    offset they must be signed bytes, as those of every set in a file are.
+    """
+    run = decode_trellis_int8 if isinstance(weight, Trellis) else decode_additive_int8
+    return run(weight.codes, weight.codebooks, weight.offset, out)
+
+
 def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """Decode additive codes to a matrix ``[rows, width]`` of ``dtype``, on the codes' device.
 
@@ -152,14 +173,21 @@ def decode_trellis(weight: Trellis, dtype: torch.dtype, out: Tensor | None = Non
 def decode_additive_int8(
     codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
 ) -> Tensor:
-    """Sums of entries minus the offset, int8 ``[rows, width]``, not rotated back.
-
-    With ``step`` and the row scales as factors it is the weight in the rotated basis. The sums of
-    ``codebooks [M, 256, 8]`` less ``offset`` must be signed bytes, as those of every set in a file are.
-    """
+    """``decode_bytes`` of sums of entries of ``codebooks [M, 256, 8]``."""
     rows, groups, books = codes.shape
     case = Case(codes.device, torch.int8, books, index_bits=_index_bits(rows * groups * 8))
     return _choose("decode_additive_int8", case).run(codes, codebooks, offset, out=out)
+
+
+def decode_trellis_int8(
+    codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
+) -> Tensor:
+    """``decode_bytes`` of entries of a table ``codebooks [1, 2^L, 1]``."""
+    rows, groups, bits = codes.shape
+    window = codebooks.shape[1].bit_length() - 1
+    index_bits = _index_bits(rows * groups * 8)
+    case = Case(codes.device, torch.int8, bits, index_bits=index_bits, window=window)
+    return _choose("decode_trellis_int8", case).run(codes, codebooks, offset, out=out)
 
 
 def decode_int8(
@@ -168,3 +196,28 @@ def decode_int8(
     """Decode int8 rows: ``codes [rows, width] * scales [rows] / 128`` in float32, cast to ``dtype``."""
     case = Case(codes.device, dtype, index_bits=_index_bits(codes.numel()))
     return _choose("decode_int8", case).run(codes, scales, dtype, out=out)
+
+
+def best_path(
+    weights: Tensor,
+    table: Tensor,
+    bits: int,
+    importance: Tensor | None = None,
+    joint: Tensor | None = None,
+) -> Tensor:
+    """The path through a shift register that lies nearest to a row: states ``[steps, rows]``.
+
+    With each step ``bits`` are shifted from below into a state of L bits, which stands for an entry.
+    Found is the least ``sum_t h_t (x_tn - table[state_tn])^2`` for each row n, up to rounding.
+
+    Args:
+        weights: x, float32 ``[steps, rows]``, at least one of each.
+        table: float32 ``[2^L]``.
+        bits: k, at most L / 2.
+        importance: h, float32 ``[steps]``, non-negative; None for ones.
+        joint: ``[rows]``; what the path overlaps with itself by, where it must close: the ``L - k``
+            high bits of its first state and the low ones of its last.
+    """
+    window = len(table).bit_length() - 1
+    case = Case(weights.device, weights.dtype, bits, window=window)
+    return _choose("best_path", case).run(weights, table, bits, importance, joint)

@@ -76,6 +76,21 @@ def decode_additive_int8(
     return sums
 
 
+def decode_trellis_int8(
+    codes: Tensor, codebooks: Tensor, offset: int, out: Tensor | None = None
+) -> Tensor:
+    """Entries as signed bytes; arguments as in ``dispatch.decode_trellis_int8``."""
+    rows, groups, _ = codes.shape
+    numbers = _made(out, (rows, groups * 8), torch.int8, codes.device)
+    table, window = (codebooks.flatten() - offset).view(torch.int8), codebooks.shape[1]
+    per_slice = max(1, _SLICE // max(1, groups * 8))
+    for start in range(0, rows, per_slice):
+        part = slice(start, start + per_slice)
+        index = windows(codes[part], window.bit_length() - 1)
+        numbers[part] = table.index_select(0, index.flatten()).view(index.shape).flatten(1)
+    return numbers
+
+
 def decode_int8(
     codes: Tensor, scales: Tensor, dtype: torch.dtype, out: Tensor | None = None
 ) -> Tensor:

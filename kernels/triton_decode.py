@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .coded import Additive
 from .hadamard import Rotation, sign_bytes
-from .triton_lanes import added, cast, lookup, rotated, unrotated
+from .triton_lanes import added, cast, lookup, rotated, store_bytes, unrotated
 
 LANES = 128
 """Lanes of a program: as many threads, so that each stores what it decoded."""
@@ -64,11 +64,7 @@ def additive_int8(
     PAIRED: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """Two adjacent groups for every lane, which are 16 bytes; PAIRED: their number is even.
-
-    ``shift``, 128 less the offset in every byte, makes sums of entries unsigned bytes, so that
-    words of them add up without carries.
-    """
+    """Two adjacent groups for every lane, which are 16 bytes; PAIRED: their number is even."""
     group = 2 * (tl.program_id(0) * LANES + tl.arange(0, LANES))
     low = ()
     high = ()
@@ -78,15 +74,9 @@ def additive_int8(
         for m in tl.static_range(M):
             read = read + (tl.load(first + m),)
         a, b = lookup(codebooks, read, 0, M)
-        low = low + ((added(a, M) + shift) ^ -0x7F7F7F80,)
-        high = high + ((added(b, M) + shift) ^ -0x7F7F7F80,)
-    words = tl.join(tl.join(low[0], low[1]), tl.join(high[0], high[1])).reshape(LANES, 4)
-    at = out.to(tl.pointer_type(tl.int32), bitcast=True) + group.to(tl.int64) * 2
-    if PAIRED:
-        here = (group < groups)[:, None]
-    else:
-        here = group[:, None] + (tl.arange(0, 4) // 2)[None, :] < groups
-    tl.store(at[:, None] + tl.arange(0, 4)[None, :], words, mask=here)
+        low = low + (added(a, M),)
+        high = high + (added(b, M),)
+    store_bytes(out, group, groups, low, high, shift, PAIRED, LANES)
 
 
 @triton.jit(do_not_specialize=["width", "tiles"])
@@ -158,17 +148,14 @@ def decode_additive_int8(
 ) -> Tensor:
     """Sums as signed bytes; arguments as in ``dispatch.decode_additive_int8``."""
     rows, width, books = codes.shape
-    sums = room(rows, width * 8, torch.int8, codes.device, out)
-    if sums.data_ptr() % 4:
-        raise ValueError("out begins at an address that is not a multiple of 4")
+    sums = room_for_bytes(rows, width * 8, codes.device, out)
     groups = rows * width
-    shift = (128 - offset) * 0x01010101
     with current(codes.device):
         additive_int8[(triton.cdiv(groups, 2 * LANES),)](
             aligned(codes),
             aligned(codebooks),
             sums,
-            (shift + (1 << 31)) % (1 << 32) - (1 << 31),  # its low 32 bits, signed
+            shift_of_bytes(offset),
             groups,
             M=books,
             PAIRED=groups % 2 == 0,
@@ -214,6 +201,20 @@ def room(
             f"contiguous {(rows, width)} of {dtype} on {device}"
         )
     return out
+
+
+def room_for_bytes(rows: int, width: int, device: torch.device, out: Tensor | None) -> Tensor:
+    """As ``room``, for signed bytes that are stored as words."""
+    numbers = room(rows, width, torch.int8, device, out)
+    if numbers.data_ptr() % 4:
+        raise ValueError("out begins at an address that is not a multiple of 4")
+    return numbers
+
+
+def shift_of_bytes(offset: int) -> int:
+    """128 less the offset in every byte of a signed word of 32 bits."""
+    shift = (128 - offset) * 0x01010101
+    return (shift + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def aligned(x: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 Rotated weights: two lanes share a rotation block of ``RUN`` groups. Both look up all of its entries,
 form the sums of groups 2j and 2j + 1 or their differences, and so hold every other group of the
-result: the rest of the inverse rotation takes place between values of one lane. Two adjacent lanes
-store adjacent groups of 16 bytes, which fill a sector of memory. Other weights: a lane per group.
+result: the rest of the inverse rotation, ``turned_back``, takes place between values of one lane. Two
+adjacent lanes store adjacent groups of 16 bytes, which fill a sector of memory. Other weights: a lane
+per group.
 
 Two sums of entries lie in one word, as ``high * 65536 + low``. Additions and subtractions of words
 keep that form, also where a field is negative; only the fields of the last result must fit 16 bits.
@@ -142,6 +143,27 @@ def store8(at, y, LANES: tl.constexpr):
 
 
 @triton.jit
+def store_bytes(out, group, groups, low, high, shift, PAIRED: tl.constexpr, LANES: tl.constexpr):
+    """Store two groups of numbers as signed bytes.
+
+    Args:
+        out: int8 ``[groups, 8]``.
+        group: the first of a lane's two, which are 16 bytes; PAIRED: the number of groups is even.
+        low, high: for each of both, words of unsigned numbers 0-3 and 4-7.
+        shift: 128 less the offset in every byte. It makes numbers unsigned bytes, so that words of
+            them add up without carries.
+    """
+    words = tl.join(tl.join(low[0], low[1]), tl.join(high[0], high[1])).reshape(LANES, 4)
+    words = (words + shift) ^ -0x7F7F7F80
+    at = out.to(tl.pointer_type(tl.int32), bitcast=True) + group.to(tl.int64) * 2
+    if PAIRED:
+        here = (group < groups)[:, None]
+    else:
+        here = group[:, None] + (tl.arange(0, 4) // 2)[None, :] < groups
+    tl.store(at[:, None] + tl.arange(0, 4)[None, :], words, mask=here)
+
+
+@triton.jit
 def unrotated(codes, codebooks, scales, out, norm, offset, program, runs, runs_per_row,
               M: tl.constexpr, LANES: tl.constexpr):  # fmt: skip
     """A group of eight weights for every lane."""
@@ -157,18 +179,21 @@ def unrotated(codes, codebooks, scales, out, norm, offset, program, runs, runs_p
 
 
 @triton.jit
+def block_of_two_lanes(program, runs, runs_per_row, LANES: tl.constexpr):
+    """For every lane its rotation block, whether it is the second of two, and the block's row."""
+    lane = tl.arange(0, LANES)
+    run = tl.minimum(program * (LANES // 2) + lane // 2, runs - 1)
+    # Unsigned, because the division of signed numbers is longer.
+    row = run.to(tl.uint32, bitcast=True) // runs_per_row.to(tl.uint32, bitcast=True)
+    return run, lane % 2, row
+
+
+@triton.jit
 def rotated(codes, codebooks, scales, signs, out, norm, offset, program, runs, runs_per_row,
             runs_per_period, M: tl.constexpr, RUN: tl.constexpr, BYTES: tl.constexpr,
             LANES: tl.constexpr):  # fmt: skip
     """Every other group of a rotation block of RUN groups for every lane."""
-    lane = tl.arange(0, LANES)
-    half = lane % 2
-    run = tl.minimum(program * (LANES // 2) + lane // 2, runs - 1)
-    # Unsigned, because the division of signed numbers is longer.
-    whole = run.to(tl.uint32, bitcast=True)
-    row = whole // runs_per_row.to(tl.uint32, bitcast=True)
-    place = whole % runs_per_period.to(tl.uint32, bitcast=True)
-
+    run, half, row = block_of_two_lanes(program, runs, runs_per_row, LANES)
     at = codes + run.to(tl.int64) * (RUN * M)
     read = ()
     for i in tl.static_range(RUN * M // 8):
@@ -182,15 +207,34 @@ def rotated(codes, codebooks, scales, signs, out, norm, offset, program, runs, r
         a = sums(codebooks, read, 2 * j * M, M, BYTES)
         b = sums(codebooks, read, (2 * j + 1) * M, M, BYTES)
         for i in tl.static_range(4):
-            word = a[i] + (1 - 2 * half) * b[i]
-            if (4 * j + i) % (TERMS // 2) == 0:
-                # Makes the fields positive: the first of the inputs is in each of the outputs.
-                word += -0x7FFF8000
-            x = x + (word,)
-    x = hadamard(x, 2 * RUN, TERMS // 2)
-
+            x = x + (a[i] + (1 - 2 * half) * b[i],)
     # Only the first sum of a transform, without differences, does not lie around zero by itself.
     CENTRE: tl.constexpr = 0 if BYTES else TERMS * M * 255 // 2
+    turned_back(
+        x, scales, signs, out, norm, offset, run, half, row, runs_per_period, RUN, TERMS, CENTRE,
+        LANES,
+    )  # fmt: skip
+
+
+@triton.jit
+def turned_back(x, scales, signs, out, norm, offset, run, half, row, runs_per_period,
+                RUN: tl.constexpr, TERMS: tl.constexpr, CENTRE: tl.constexpr,
+                LANES: tl.constexpr):  # fmt: skip
+    """Store every other group, from ``x``, the words after the level between groups 2j and 2j + 1.
+
+    Args:
+        x: tuple of 2 RUN words, for each j of weights (0, 2), (1, 3), (4, 6) and (5, 7).
+        CENTRE: what is taken from the first sum of a transform so that its field has room.
+    """
+    raised = ()
+    for n in tl.static_range(2 * RUN):
+        if n % (TERMS // 2) == 0:
+            # Makes the fields positive: the first of the inputs is in each of the outputs.
+            raised = raised + (x[n] - 0x7FFF8000,)
+        else:
+            raised = raised + (x[n],)
+    x = hadamard(raised, 2 * RUN, TERMS // 2)
+
     y = ()
     for j in tl.static_range(RUN // 2):
         words = joined(x, 4 * j)
@@ -205,6 +249,7 @@ def rotated(codes, codebooks, scales, signs, out, norm, offset, program, runs, r
         y = last_level(y, RUN // 2)
 
     factor = tl.load(scales + row).to(tl.float32) * norm
+    place = run.to(tl.uint32, bitcast=True) % runs_per_period.to(tl.uint32, bitcast=True)
     sign_words = signs.to(tl.pointer_type(tl.int32), bitcast=True) + place * (RUN // 4)
     word = tl.zeros([LANES], tl.int32)
     weight = tl.arange(0, 8)[None, :]

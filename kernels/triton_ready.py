@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import eager
+from . import eager, viterbi
 from .coded import Additive, Trellis
 from .constraints import Architecture, Case, OneOf, OnGraphicsCard
 from .hadamard import Rotation
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 ARCHITECTURE = Architecture((8, 0), ("gfx942", "gfx1100", "gfx1201"))
 
-_broken: dict[tuple[torch.device, bool], str] = {}
-"""Devices whose kernels failed, and whether those of trellis codes: these need more of a compiler."""
+_broken: dict[tuple[torch.device, str], str] = {}
+"""Devices whose kernels failed, and which: of additive codes and int8, of a trellis, or of its search."""
 _batches: dict[tuple[Case, bool], str | None] = {}
 
 
@@ -40,7 +40,12 @@ class Works:
     """Triton imports, and decodes a tiny case of the same kind here as eager PyTorch does.
 
     What fails once is not tried again on that device, by any kernel of its module.
+
+    Attributes:
+        searches: for a trellis's best path instead.
     """
+
+    searches: bool = False
 
     def __str__(self) -> str:
         return "a Triton that works"
@@ -49,13 +54,15 @@ class Works:
         module = kernels()
         if isinstance(module, str):
             return module
-        key = (case.device, case.window > 0)
+        kind = "search" if self.searches else "trellis" if case.window else "additive"
+        key = (case.device, kind)
         if key not in _broken:
-            failure = _try(module, case)
+            failure = _try_search(case) if self.searches else _try(module, case)
             if failure is None:
                 return None
             _broken[key] = failure
-            log.warning("VQ: no Triton on %s, eager PyTorch decodes: %s", case.device, failure)
+            does = "searches" if self.searches else "decodes"
+            log.warning("VQ: no Triton on %s, eager PyTorch %s: %s", case.device, does, failure)
         return _broken[key]
 
 
@@ -86,12 +93,31 @@ TRELLIS = (
     OneOf("index_bits", (32,)),
     Works(),
 )
+TRELLIS_INT8 = (
+    OnGraphicsCard(),
+    ARCHITECTURE,
+    OneOf("dtype", (torch.int8,)),
+    OneOf("books", (2, 3, 4, 5)),
+    OneOf("window", (10, 12)),
+    OneOf("index_bits", (32,)),
+    Works(),
+)
 INT8 = (
     OnGraphicsCard(),
     ARCHITECTURE,
     OneOf("dtype", (torch.float16, torch.bfloat16, torch.float32)),
     OneOf("index_bits", (32,)),
     Works(),
+)
+
+
+SEARCH = (
+    OnGraphicsCard(),
+    ARCHITECTURE,
+    OneOf("dtype", (torch.float32,)),
+    OneOf("books", (2, 3, 4, 5)),
+    OneOf("window", (10, 12)),
+    Works(searches=True),
 )
 
 
@@ -110,9 +136,21 @@ def decode_trellis(weight: Trellis, dtype: torch.dtype, out: Tensor | None = Non
     return _trellis().decode_trellis(weight, dtype, out)
 
 
+def decode_trellis_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
+    """As ``eager.decode_trellis_int8``, where nothing in ``TRELLIS_INT8`` refuses."""
+    return _trellis().decode_trellis_int8(*arguments, out=out)
+
+
 def decode_int8(*arguments: Any, out: Tensor | None = None) -> Tensor:
     """As ``eager.decode_int8``, where nothing in ``INT8`` refuses."""
     return _loaded().decode_int8(*arguments, out=out)
+
+
+def best_path(*arguments: Any) -> Tensor:
+    """As ``viterbi.best_path``, where nothing in ``SEARCH`` refuses."""
+    from . import triton_viterbi
+
+    return triton_viterbi.best_path(*arguments)
 
 
 def batch_refusal(case: Case, byte_sums: bool) -> str | None:
@@ -120,7 +158,7 @@ def batch_refusal(case: Case, byte_sums: bool) -> str | None:
 
     Tried once: a batch of two tiny weights is built and launched.
     """
-    for constraint in ADDITIVE:
+    for constraint in TRELLIS if case.window else ADDITIVE:
         found = constraint.refusal(case)
         if found is not None:
             return f"needs {constraint}, found {found}"
@@ -132,7 +170,9 @@ def batch_refusal(case: Case, byte_sums: bool) -> str | None:
     return _batches[key]
 
 
-def batch(items: Sequence[tuple[Additive, Tensor]], byte_sums: bool) -> Callable[[], None]:
+def batch(
+    items: Sequence[tuple[Additive | Trellis, Tensor]], byte_sums: bool
+) -> Callable[[], None]:
     """One launch for several weights, where ``batch_refusal`` finds nothing against their case.
 
     Args:
@@ -157,12 +197,12 @@ def batch(items: Sequence[tuple[Additive, Tensor]], byte_sums: bool) -> Callable
 def _try_batch(case: Case, byte_sums: bool) -> str | None:
     from . import triton_batch
 
-    first = _tiny_additive(case, byte_sums)
+    first = _tiny_trellis(case) if case.window else _tiny_additive(case, byte_sums)
     weights = [
         first,
         first._replace(codes=first.codes[:1].clone(), scales=first.scales[:1].clone()),
     ]
-    expected = [eager.decode_additive(weight, case.dtype) for weight in weights]
+    expected = [_eagerly(weight, case.dtype) for weight in weights]
     outs = [torch.empty_like(matrix) for matrix in expected]
 
     def same() -> bool:
@@ -173,6 +213,12 @@ def _try_batch(case: Case, byte_sums: bool) -> str | None:
         return all(map(torch.equal, outs, expected))
 
     return _compare(same, case)
+
+
+def _eagerly(weight: Additive | Trellis, dtype: torch.dtype) -> Tensor:
+    if isinstance(weight, Trellis):
+        return eager.decode_trellis(weight, dtype)
+    return eager.decode_additive(weight, dtype)
 
 
 def _loaded() -> Any:
@@ -187,11 +233,12 @@ def _trellis() -> Any:
 
 def _try(module: Any, case: Case) -> str | None:
     """What is wrong with decoding tiny cases, or None."""
+    if case.window and case.dtype == torch.int8:
+        tiny = _tiny_trellis(case)
+        numbers = tiny.codes, tiny.codebooks, tiny.offset
+        return _differs("decode_trellis_int8", _trellis(), case, numbers)
     if case.window:
-        tiny = (_tiny_trellis(case), case.dtype)
-        return _compare(
-            lambda: torch.equal(_trellis().decode_trellis(*tiny), eager.decode_trellis(*tiny)), case
-        )
+        return _differs("decode_trellis", _trellis(), case, (_tiny_trellis(case), case.dtype))
     if case.dtype == torch.int8:
         return _differs("decode_additive_int8", module, case, _tiny_sums(case))
     if not case.books:
@@ -206,6 +253,29 @@ def _try(module: Any, case: Case) -> str | None:
         case,
         (_tiny_additive(case, True), case.dtype),
         sums_are_bytes=True,
+    )
+
+
+def _try_search(case: Case) -> str | None:
+    """What is wrong with a short search, or None. Sums are whole, so that only ties may differ."""
+    count = 1 << case.window
+    table = torch.arange(count, device=case.device).mul_(4093).remainder_(509).float() - 254
+    weights = (
+        torch.arange(48, device=case.device).mul_(37).remainder_(499).float().view(16, 3) - 249
+    )
+    joint = torch.arange(3, device=case.device)
+
+    def cost(states: Tensor) -> Tensor:
+        closed = (states[0] >> case.books == joint) & (states[-1] % (count >> case.books) == joint)
+        error = (table[states.long()] - weights).square().sum(0)
+        return torch.where(closed, error, torch.inf)
+
+    arguments = weights, table, case.books, None, joint
+    return _compare(
+        lambda: torch.allclose(
+            cost(best_path(*arguments)), cost(viterbi.best_path(*arguments)), rtol=1e-4
+        ),
+        case,
     )
 
 

@@ -54,7 +54,7 @@ class ComfyServer:
         for kind in MODEL_FOLDERS:
             self.models(kind).mkdir(parents=True, exist_ok=True)
 
-        port = _free_port()
+        self._claim, port = _claimed_port()
         self.url = f"http://127.0.0.1:{port}"
         self._log_path = base / "server.log"
         command = [sys.executable, str(comfyui / "main.py"), "--cpu", "--listen", "127.0.0.1"]
@@ -81,6 +81,7 @@ class ComfyServer:
         raise AssertionError(f"the ComfyUI server did not come up:\n{self.log()[-8000:]}")
 
     def stop(self) -> None:
+        self._claim.close()
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -223,7 +224,13 @@ def _clean_environment() -> dict[str, str]:
     return environment
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _claimed_port() -> tuple[socket.socket, int]:
+    """A port that no other server is given as long as the socket is open, and the socket.
+
+    Two servers that start at once would else find the same port free. The socket does not listen, and
+    what binds with SO_REUSEADDR, as servers do, gets the port all the same.
+    """
+    claim = socket.socket()
+    claim.bind(("127.0.0.1", 0))
+    claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return claim, claim.getsockname()[1]

@@ -21,7 +21,7 @@ from .weight import CodebookSet
 
 _CPU_SLAB, _SLAB = 1 << 17, 1 << 22
 """Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere."""
-_LEAST_ROWS = 8
+_LEAST_ROWS = 32
 """Of a slab. With fewer the many short steps of a search for paths cost more than what they do."""
 
 

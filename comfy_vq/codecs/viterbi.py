@@ -15,17 +15,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import kernels
+
 GROUP = 8
 """Weights whose bits fill whole bytes."""
 
 _AROUND = 64
 """Weights on either side of a row's end from which the states there are found."""
-_IMPOSSIBLE = 1e30
-"""Cost of a state that is excluded; infinity would turn into NaN, since costs carry an index."""
 _CPU_METRICS, _METRICS = 1 << 18, 1 << 26
 """States whose costs are held at a time: as many as stay in a CPU's cache, or keep a card busy."""
-_CPU_BYTES, _BYTES = 64 << 20, 1 << 30
-"""Memory for the steps back."""
+_BYTES = 1 << 30
+"""Memory of a card for the steps back."""
 
 
 def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = None) -> Tensor:
@@ -44,25 +44,24 @@ def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = N
         uint8 ``[rows, columns / 8, k]``: the stream's bytes, see ``kernels.coded.Trellis``.
     """
     rows, columns = unit.shape
-    trellis = _Trellis(table, bits)
-    codes = []
-    for part in unit.split(_rows_at_once(unit.device, columns, len(table), len(table) >> bits)):
+    codes, most = [], _rows_at_once(unit.device, columns, len(table), len(table) >> bits)
+    parts = max(1, -(-rows // most))
+    for part in unit.split(max(1, -(-rows // parts))):  # parts of one size
         weights = part.flip(1).T.contiguous()
         aim = None if importance is None else importance.flip(0)
         around = min(_AROUND, columns // 2)
         near = torch.cat((weights[-around:], weights[:around]))
         near_aim = None if aim is None else torch.cat((aim[-around:], aim[:around]))
-        joint = trellis.path(near, near_aim)[around] >> bits
-        states = trellis.path(weights, aim, joint).T.flip(1)
+        joint = kernels.best_path(near, table, bits, near_aim)[around] >> bits
+        states = kernels.best_path(weights, table, bits, aim, joint).long().T.flip(1)
         codes.append(_packed(states & ((1 << bits) - 1), bits))
     return torch.cat(codes) if codes else unit.new_empty((rows, columns // 8, bits)).byte()
 
 
 def _rows_at_once(device: torch.device, columns: int, states: int, branches: int) -> int:
-    cpu = device.type == "cpu"
-    by_metrics = (_CPU_METRICS if cpu else _METRICS) // states
-    by_steps = (_CPU_BYTES if cpu else _BYTES) // (columns * branches)
-    return max(1, min(by_metrics, by_steps))
+    if device.type == "cpu":
+        return max(1, _CPU_METRICS // states)
+    return max(1, min(_METRICS // states, _BYTES // (columns * branches)))
 
 
 def _packed(digits: Tensor, bits: int) -> Tensor:
@@ -70,76 +69,3 @@ def _packed(digits: Tensor, bits: int) -> Tensor:
     shifts = torch.arange(GROUP, device=digits.device) * bits
     words = (digits.view(len(digits), -1, GROUP) << shifts).sum(2, keepdim=True)
     return (words >> (torch.arange(bits, device=digits.device) * 8)).to(torch.uint8)
-
-
-class _Trellis:
-    """States of ``L`` bits into which ``k`` bits are shifted from below, with their values.
-
-    Costs lie in memory by the bits that leave next, then those that came last, then the others:
-    so both the minimum over the former and the sum over the latter take whole slices.
-    """
-
-    def __init__(self, table: Tensor, bits: int) -> None:
-        self.bits = bits
-        self.turns = 1 << bits
-        self.branches = len(table) >> bits
-        states = torch.arange(len(table), device=table.device)
-        self.states = states.view(self.turns, -1, self.turns).transpose(1, 2).flatten()
-        self.values = table[self.states][None]
-        self.squares = self.values.square().view(self.turns, self.turns, -1)
-        self.marks = torch.arange(self.turns, dtype=torch.int32, device=table.device)[:, None]
-
-    def path(
-        self, weights: Tensor, importance: Tensor | None, joint: Tensor | None = None
-    ) -> Tensor:
-        """States of the best path, int64 ``[steps, rows]``.
-
-        Args:
-            weights: float32 ``[steps, rows]``.
-            importance: ``[steps]``, or None for ones.
-            joint: ``[rows]``; what the path overlaps with itself by, where it must close: the
-                ``L - k`` high bits of its first state and the low ones of its last.
-        """
-        steps, rows = weights.shape
-        aims = [1.0] * steps if importance is None else importance.tolist()
-        slopes = (-2 * weights if importance is None else -2 * weights * importance[:, None])[
-            ..., None
-        ]
-        back = torch.empty((steps, rows, self.branches), dtype=torch.uint8, device=weights.device)
-        best = weights.new_zeros(rows, self.branches)
-        costs = weights.new_empty(rows, len(self.states))
-        for step in range(steps):
-            if step:
-                best = self._cheapest(costs, back[step])
-            # the squared distance but for what all states have in common
-            came = costs.view(rows, *self.squares.shape)
-            torch.add(best.view(rows, self.turns, 1, -1), self.squares, alpha=aims[step], out=came)
-            costs.addmm_(slopes[step], self.values)
-            if joint is not None and step == 0:
-                costs.masked_fill_(self.states >> self.bits != joint[:, None], _IMPOSSIBLE)
-        if joint is not None:
-            costs.masked_fill_(self.states % self.branches != joint[:, None], _IMPOSSIBLE)
-        return self._traced(self.states[costs.argmin(1)], back)
-
-    def _cheapest(self, costs: Tensor, turns: Tensor) -> Tensor:
-        """Least cost of the predecessors ``[rows, branches]``; which one it is goes into ``turns``.
-
-        Its index replaces the lowest bits of each cost, so that the minimum brings it along.
-        """
-        last = self.turns - 1
-        marked = costs.view(torch.int32).view(len(costs), self.turns, -1)
-        marked.bitwise_and_(~last).bitwise_or_(self.marks)
-        best = costs.view(marked.shape).amin(1).view(len(costs), self.turns, -1)
-        best = best.transpose(1, 2).flatten(1)  # by the states' own order
-        turns.copy_(best.view(torch.int32) & last)
-        return best.sub_(best.amin(1, keepdim=True))
-
-    def _traced(self, state: Tensor, back: Tensor) -> Tensor:
-        states = torch.empty(back.shape[:2], dtype=torch.int64, device=back.device)
-        states[-1] = state
-        for step in range(len(back) - 1, 0, -1):
-            branch = state >> self.bits
-            turn = back[step].gather(1, branch[:, None])[:, 0].long()
-            state = turn * self.branches + branch
-            states[step - 1] = state
-        return states

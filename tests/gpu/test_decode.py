@@ -1,5 +1,7 @@
 """Decoding on the card, bit for bit what eager PyTorch gives on the CPU."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -42,7 +44,7 @@ def test_a_graphics_card_decodes_with_triton(device):
     """What follows would hold for eager PyTorch too, and say nothing of the kernels."""
     if device.type == "cpu":
         pytest.skip("the CPU stands in for a graphics card")
-    for operation in ("decode_additive", "decode_trellis", "decode_int8"):
+    for operation in kernels.OPERATIONS:
         assert ": triton" in kernels.explain(operation, device)
 
 
@@ -87,9 +89,38 @@ def test_signs_repeat_for_every_tap_of_a_convolution(device, block):
 
 @pytest.mark.parametrize("books", range(1, 7))
 def test_additive_in_signed_bytes(device, books):
-    (codes, tables, _, offset, *_), _ = on(device, case(37, 384, books, 0, torch.float16))
-    found = kernels.decode_additive_int8(codes, tables, offset)
-    assert same(found, eager.decode_additive_int8(codes.cpu(), tables.cpu(), offset))
+    weight, _ = case(37, 384, books, 0, torch.float16)
+    found = kernels.decode_bytes(on(device, (weight, None))[0])
+    assert same(found, eager.decode_additive_int8(weight.codes, weight.codebooks, weight.offset))
+
+
+@pytest.mark.parametrize("window", [10, 12])
+@pytest.mark.parametrize("bits", range(2, 6))
+def test_trellis_in_signed_bytes(device, bits, window):
+    weight, _ = case(37, 384, bits, 0, torch.float16)
+    table = torch.arange(1 << window).mul_(101).to(torch.uint8).view(1, -1, 1)
+    weight = Trellis(*weight)._replace(codebooks=table)
+    found = kernels.decode_bytes(on(device, (weight, None))[0])
+    assert same(found, eager.decode_trellis_int8(weight.codes, table, weight.offset))
+
+
+def test_layers_of_every_kind_are_decoded_in_batches(device):
+    if device.type == "cpu":
+        pytest.skip("the CPU stands in for a graphics card, and has no batches")
+    items, expected = [], []
+    for n, (bits, block) in enumerate(itertools.product((2, 3, 5), BLOCKS)):
+        weight, dtype = case(37 + n, 384, bits, block, torch.float16, seed=n)
+        table = torch.arange(4096).mul_(101).to(torch.uint8).view(1, -1, 1)
+        for kind in (weight, Trellis(*weight)._replace(codebooks=table)):
+            out = torch.full((37 + n, 384), torch.nan, dtype=dtype, device=device)
+            items.append((on(device, (kind, None))[0], out))
+            expected.append(kernels.decode(kind, dtype))
+    launches = kernels.batches([*items, *items])
+    assert len(launches) == len(items)
+    for launch in launches:
+        launch()
+    for (_, out), right in zip(items, expected, strict=True):
+        assert same(out, right)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

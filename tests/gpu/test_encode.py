@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from comfy_vq import codecs
+from comfy_vq import codecs, kernels
 from comfy_vq.evaluation import sqnr_db
+from comfy_vq.kernels import viterbi
 
 
 @pytest.mark.parametrize("effort", ["fast", "balanced"])
@@ -17,3 +18,29 @@ def test_codes_found_on_the_card_are_as_good(device, codec, effort):
     assert torch.equal(there.decode().cpu(), there.to("cpu").decode())
     found, expected = sqnr_db(weight, there.decode().cpu()), sqnr_db(weight, here.decode())
     assert found == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("window", [10, 12])
+@pytest.mark.parametrize("bits", range(2, 6))
+def test_paths_are_as_near_as_those_of_eager_pytorch(device, bits, window, weighted):
+    generator = torch.Generator().manual_seed(bits)
+    table = torch.randn(1 << window, generator=generator)
+    weights = torch.randn(200, 37, generator=generator)
+    importance = torch.linspace(0.1, 3, 200) if weighted else None
+    joint = torch.randint(len(table) >> bits, (37,), generator=generator)
+    found = kernels.best_path(
+        weights.to(device),
+        table.to(device),
+        bits,
+        None if importance is None else importance.to(device),
+        joint.to(device),
+    )
+    found = found.cpu().long()
+    assert torch.equal(found[0] >> bits, joint)
+    assert torch.equal(found[:-1] % (len(table) >> bits), found[1:] >> bits)
+    assert torch.equal(found[-1] % (len(table) >> bits), joint)
+    expected = viterbi.best_path(weights, table, bits, importance, joint)
+    aim = 1 if importance is None else importance[:, None]
+    here, there = ((aim * (table[s] - weights).square()).sum(0) for s in (expected, found))
+    assert torch.allclose(here, there, rtol=1e-4)

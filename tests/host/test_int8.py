@@ -18,6 +18,8 @@ def share(found, expected):
 WEIGHTS = {f"{bits} bits": {"bits": bits} for bits in (1, 2, 3, 4)}
 WEIGHTS |= {f"rotation {block}": {"rotation": block} for block in (64, 128, None)}
 WEIGHTS |= {"int8": {"bits": 8, "codec": "int8"}}
+WEIGHTS |= {f"trellis {bits} bits": {"bits": bits, "codec": "trellis"} for bits in (2, 3, 4, 5)}
+WEIGHTS |= {"trellis as it is": {"codec": "trellis", "rotation": None}}
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
@@ -75,6 +77,8 @@ def test_what_is_measured_does_not_depend_on_slices_or_batches(monkeypatch):
         ({"shape": (4, 256)}, False),
         ({"shape": (16, 16, 3, 3), "rotation": None}, False),
         ({"shape": (16, 32), "codec": "int8", "bits": 8}, True),
+        ({"shape": (48, 256), "codec": "trellis"}, True),
+        ({"shape": (16, 16, 3, 3), "codec": "trellis", "rotation": None}, False),
     ],
 )
 def test_which_weights_have_a_form_in_bytes(weight, possible):

@@ -65,6 +65,39 @@ def test_largest_and_smallest_numbers_fit():
         assert same(found, eager.decode_trellis(weight, torch.float32))
 
 
+def byte_offset(weight, offset):
+    """The weight with a table whose entries less ``offset`` are signed bytes."""
+    table = weight.codebooks.int().clamp(max(0, offset - 128), min(255, offset + 127))
+    return weight.codes, table.to(torch.uint8), offset
+
+
+@pytest.mark.parametrize("bits", range(2, 6))
+@pytest.mark.parametrize("window", [10, 12])
+@pytest.mark.parametrize(("rows", "groups"), [(1, 1), (3, 5), (2, 4), (5, 129)])
+def test_bytes(rows, groups, window, bits):
+    numbers = byte_offset(case(rows, 8 * groups, bits, window, seed=bits), 128)
+    out, whole = poisoned((rows, 8 * groups), torch.int8)
+    assert triton_trellis.decode_trellis_int8(*numbers, out=out) is out
+    assert torch.equal(out, eager.decode_trellis_int8(*numbers))
+    assert intact(whole)
+
+
+@pytest.mark.parametrize("offset", [80, 127, 150, 178])
+def test_bytes_of_any_offset(offset):
+    numbers = byte_offset(case(2, 48, 2, seed=offset), offset)
+    found = triton_trellis.decode_trellis_int8(*numbers)
+    assert torch.equal(found, eager.decode_trellis_int8(*numbers))
+
+
+def test_dispatch_chooses_the_kernel_of_bytes(monkeypatch):
+    assert kernels.explain("decode_trellis_int8", CPU) == "decode_trellis_int8 on cpu: triton"
+    weight = case(3, 64, 3, block=64)
+    numbers = eager.decode_trellis_int8(weight.codes, weight.codebooks, weight.offset)
+    assert torch.equal(kernels.decode_bytes(weight), numbers)
+    monkeypatch.setattr(triton_trellis, "decode_trellis_int8", lambda *_, **__: "triton's")
+    assert kernels.decode_bytes(weight) == "triton's"
+
+
 def test_dispatch_chooses_this_kernel(monkeypatch):
     assert kernels.explain("decode_trellis", CPU) == "decode_trellis on cpu: triton"
     weight = case(3, 64, 3, block=64)

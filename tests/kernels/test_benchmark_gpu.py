@@ -82,7 +82,9 @@ def test_without_a_comfyui_everything_else_is_run(monkeypatch, tmp_path):
     parts = list(gpu.parts("cuda", quick=False, folder=tmp_path))
     in_comfyui = {"benchmarks.step", "benchmarks.lora"}
     assert all(bool(p.skipped) == (p.command[1] in in_comfyui) for p in parts)
-    assert {"pytest", "benchmarks.kernels", *in_comfyui} <= {p.command[1] for p in parts}
+    assert {"pytest", "benchmarks.kernels", "benchmarks.encoding", *in_comfyui} <= {
+        p.command[1] for p in parts
+    }
 
 
 def test_a_missing_card_is_refused(monkeypatch, tmp_path, capsys):

@@ -146,6 +146,21 @@ def test_signed_bytes_are_the_sums_less_the_offset(decode, books):
     assert torch.equal(out, found)
 
 
+@pytest.mark.parametrize("decode", [cpu.decode_trellis_int8, eager.decode_trellis_int8])
+@pytest.mark.parametrize("bits", [2, 3, 5])
+def test_signed_bytes_of_a_trellis_are_the_entries_less_the_offset(decode, bits, small_slices):
+    weight = trellis(7, 40, bits)
+    entries = weight._replace(scales=torch.ones(7), step=1.0)
+    expected = eager.decode_trellis(entries, torch.float32)
+    numbers = weight.codes, weight.codebooks, weight.offset
+    found = decode(*numbers)
+    assert found.dtype == torch.int8
+    assert torch.equal(found.float(), expected)
+    out = torch.zeros_like(found)
+    assert decode(*numbers, out) is out
+    assert torch.equal(out, found)
+
+
 @pytest.mark.parametrize("weight", [case(6, 64, 3, 64), trellis(6, 64, 3, 64)])
 def test_codes_at_any_address_and_in_any_order(weight):
     codes, codebooks = weight.codes, weight.codebooks

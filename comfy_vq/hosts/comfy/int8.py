@@ -16,9 +16,10 @@ from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor
 
 from ... import kernels
-from ...codecs import WIDTHS, AdditiveSpec, Int8Spec
+from ...codecs import WIDTHS, AdditiveSpec, Int8Spec, TrellisSpec
 from ...kernels.activations import rotate_activations
 from ...kernels.scratch import scratch
+from .layout import coded
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _ALIGNED = 16  # to which integer products on graphics cards want rows and columns
@@ -32,7 +33,7 @@ def can_multiply(weight: QuantizedTensor) -> bool:
     spec, shape = weight.params.spec, weight.params.orig_shape
     if len(shape) != 2 or any(size % _ALIGNED for size in shape):
         return False
-    if isinstance(spec, AdditiveSpec):
+    if isinstance(spec, AdditiveSpec | TrellisSpec):
         return weight.params.offset == _OFFSET and _key(spec) in _coding_nmse()
     return isinstance(spec, Int8Spec)
 
@@ -89,10 +90,8 @@ def _bytes(weight: QuantizedTensor) -> tuple[Tensor, Tensor]:
         return weight._qdata, params.scale.float() / 128
     rotation = params.spec.rotation
     step = params.step if rotation is None else params.step * rotation.block**0.5
-    codes = weight._qdata
-    room = scratch(*params.orig_shape, torch.int8, codes.device)
-    rows = kernels.decode_additive_int8(codes, params.codebooks, params.offset, room)
-    return rows, params.scale.float() * step
+    room = scratch(*params.orig_shape, torch.int8, weight._qdata.device)
+    return kernels.decode_bytes(coded(weight).coded(), room), params.scale.float() * step
 
 
 def _turned(x: Tensor, weight: QuantizedTensor) -> Tensor:
@@ -101,7 +100,7 @@ def _turned(x: Tensor, weight: QuantizedTensor) -> Tensor:
 
 
 def _key(spec: Any) -> tuple[str, int]:
-    return spec.codec, spec.codebooks if isinstance(spec, AdditiveSpec) else 8
+    return spec.codec, 8 if isinstance(spec, Int8Spec) else spec.bits
 
 
 @cache
