@@ -107,6 +107,11 @@ class PatchedSource:
         """Only weights of linear layers and convolutions can be held coded."""
         return self._weights[key].codable
 
+    def layers(self) -> dict[str, nn.Module]:
+        """The layers whose weights can be coded, by the weights' names without ``.weight``."""
+        codable = {key: held for key, held in self._weights.items() if held.codable}
+        return {key.removesuffix(".weight"): held.module for key, held in codable.items()}
+
     def read(self, key: str) -> Tensor:
         """The weight, dequantized and patched; float32 while patches are applied."""
         weight = self._weights[key]
