@@ -106,6 +106,18 @@ class Calibration:
             digest.update(memoryview(found.sums.contiguous().view(torch.uint8).numpy()))
         return digest.hexdigest()
 
+    def describe(self) -> str:
+        """What it holds, in a line or two."""
+        pictures = "1 picture" if self.pictures == 1 else f"{self.pictures} pictures"
+        nbytes = sum(found.sums.nbytes for found, _ in shared(self.moments))
+        line = (
+            f"{pictures}; {len(self.moments)} of {len(self.shapes)} layers; {nbytes / 1e6:.1f} MB"
+        )
+        silent = sorted(self.shapes.keys() - self.moments.keys())
+        if not silent:
+            return line
+        return f"{line}\nnot heard, quantized without calibration: {', '.join(silent)}"
+
     def refuse_not_finite(self) -> None:
         """Raise VQError where an input held NaN or Inf, or its moments exceed float32."""
         for name, found in self.moments.items():

@@ -44,35 +44,33 @@ def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = N
         uint8 ``[rows, columns / 8, k]``: the stream's bytes, see ``kernels.coded.Trellis``.
     """
     rows, columns = unit.shape
-    trellis = _Trellis(table, bits)
+    trellis = Trellis(table, bits)
     codes = []
-    for part in unit.split(_rows_at_once(unit.device, columns, len(table), len(table) >> bits)):
+    for part in unit.split(rows_at_once(unit.device, columns, len(table), len(table) >> bits)):
         weights = part.flip(1).T.contiguous()
         aim = None if importance is None else importance.flip(0)
-        around = min(_AROUND, columns // 2)
-        near = torch.cat((weights[-around:], weights[:around]))
-        near_aim = None if aim is None else torch.cat((aim[-around:], aim[:around]))
-        joint = trellis.path(near, near_aim)[around] >> bits
-        states = trellis.path(weights, aim, joint).T.flip(1)
-        codes.append(_packed(states & ((1 << bits) - 1), bits))
+        joint = trellis.joint(weights, aim)
+        states = trellis.path(weights, aim, joint, joint).T.flip(1)
+        codes.append(packed(states & ((1 << bits) - 1), bits))
     return torch.cat(codes) if codes else unit.new_empty((rows, columns // 8, bits)).byte()
 
 
-def _rows_at_once(device: torch.device, columns: int, states: int, branches: int) -> int:
+def rows_at_once(device: torch.device, columns: int, states: int, branches: int) -> int:
+    """How many rows to search together."""
     cpu = device.type == "cpu"
     by_metrics = (_CPU_METRICS if cpu else _METRICS) // states
     by_steps = (_CPU_BYTES if cpu else _BYTES) // (columns * branches)
     return max(1, min(by_metrics, by_steps))
 
 
-def _packed(digits: Tensor, bits: int) -> Tensor:
+def packed(digits: Tensor, bits: int) -> Tensor:
     """Bytes of k-bit digits ``[rows, columns]``, the first lowest: uint8 ``[rows, columns / 8, k]``."""
     shifts = torch.arange(GROUP, device=digits.device) * bits
     words = (digits.view(len(digits), -1, GROUP) << shifts).sum(2, keepdim=True)
     return (words >> (torch.arange(bits, device=digits.device) * 8)).to(torch.uint8)
 
 
-class _Trellis:
+class Trellis:
     """States of ``L`` bits into which ``k`` bits are shifted from below, with their values.
 
     Costs lie in memory by the bits that leave next, then those that came last, then the others:
@@ -89,16 +87,33 @@ class _Trellis:
         self.squares = self.values.square().view(self.turns, self.turns, -1)
         self.marks = torch.arange(self.turns, dtype=torch.int32, device=table.device)[:, None]
 
+    def joint(self, weights: Tensor, importance: Tensor | None) -> Tensor:
+        """By what paths overlap with themselves where they close to a ring, int64 ``[rows]``.
+
+        That of the best path through the weights around, which are given as for ``path``.
+        """
+        around = min(_AROUND, len(weights) // 2)
+
+        def near(x: Tensor) -> Tensor:
+            return torch.cat((x[-around:], x[:around]))
+
+        aim = None if importance is None else near(importance)
+        return self.path(near(weights), aim)[around] >> self.bits
+
     def path(
-        self, weights: Tensor, importance: Tensor | None, joint: Tensor | None = None
+        self,
+        weights: Tensor,
+        importance: Tensor | None,
+        start: Tensor | None = None,
+        end: Tensor | None = None,
     ) -> Tensor:
         """States of the best path, int64 ``[steps, rows]``.
 
         Args:
             weights: float32 ``[steps, rows]``.
             importance: ``[steps]``, or None for ones.
-            joint: ``[rows]``; what the path overlaps with itself by, where it must close: the
-                ``L - k`` high bits of its first state and the low ones of its last.
+            start, end: ``[rows]``; the ``L - k`` high bits of the first state and the low ones of the
+                last, where they are given: by what comes before and after, or by the ring.
         """
         steps, rows = weights.shape
         aims = [1.0] * steps if importance is None else importance.tolist()
@@ -115,10 +130,10 @@ class _Trellis:
             came = costs.view(rows, *self.squares.shape)
             torch.add(best.view(rows, self.turns, 1, -1), self.squares, alpha=aims[step], out=came)
             costs.addmm_(slopes[step], self.values)
-            if joint is not None and step == 0:
-                costs.masked_fill_(self.states >> self.bits != joint[:, None], _IMPOSSIBLE)
-        if joint is not None:
-            costs.masked_fill_(self.states % self.branches != joint[:, None], _IMPOSSIBLE)
+            if start is not None and step == 0:
+                costs.masked_fill_(self.states >> self.bits != start[:, None], _IMPOSSIBLE)
+        if end is not None:
+            costs.masked_fill_(self.states % self.branches != end[:, None], _IMPOSSIBLE)
         return self._traced(self.states[costs.argmin(1)], back)
 
     def _cheapest(self, costs: Tensor, turns: Tensor) -> Tensor:

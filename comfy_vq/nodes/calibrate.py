@@ -3,7 +3,7 @@ from __future__ import annotations
 import comfy.samplers
 from comfy_api.latest import io, ui
 
-from ..hosts.comfy.calibrating import calibrate, describe
+from ..hosts.comfy.calibrating import calibrate
 from ..hosts.comfy.display import bar_step
 from ..hosts.comfy.evaluation.bench import Settings
 from ..hosts.comfy.evaluation.report import seeds_of
@@ -69,7 +69,7 @@ class VQCalibrate(io.ComfyNode):
             calibration,
             on_call=bar_step(pictures * steps),
         )
-        report = describe(found)
+        report = found.describe()
         return io.NodeOutput(found, report, ui=ui.PreviewText(report))
 
 

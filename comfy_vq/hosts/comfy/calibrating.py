@@ -35,21 +35,17 @@ def calibrate(
         VQError: see ``ModelSource``, ``ComfyBench`` and ``Collector``.
     """
     bench = ComfyBench(prompts, settings, on_call=on_call)
-    source = ModelSource(patcher)
-    layers = source.layers()
-    shapes = {name: source.shape(f"{name}.weight") for name in layers}
-    collector = Collector(layers, shapes, start, limit)
+    collector = collector_for(patcher, start, limit)
     with collector.listening():
         bench.sample(patcher)
     return collector.result(len(prompts))
 
 
-def describe(found: Calibration) -> str:
-    """What a calibration holds, in a line or two."""
-    count, used = len(found.shapes), len(found.moments)
-    pictures = "1 picture" if found.pictures == 1 else f"{found.pictures} pictures"
-    nbytes = sum(m.sums.nbytes for m in {id(m): m for m in found.moments.values()}.values())
-    lines = [f"{pictures}; {used} of {count} layers; {nbytes / 1e6:.1f} MB"]
-    if silent := sorted(found.shapes.keys() - found.moments.keys()):
-        lines.append(f"not used while sampling, quantized without calibration: {', '.join(silent)}")
-    return "\n".join(lines)
+def collector_for(
+    patcher: ModelPatcher, start: Calibration | None = None, limit: int = LIMIT
+) -> Collector:
+    """What listens to a MODEL's layers. Raises VQError: see ``ModelSource`` and ``Collector``."""
+    source = ModelSource(patcher)
+    layers = source.layers()
+    shapes = {name: source.shape(f"{name}.weight") for name in layers}
+    return Collector(layers, shapes, start, limit)

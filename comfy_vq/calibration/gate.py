@@ -1,0 +1,120 @@
+"""Feedback of errors, kept only where the network's own output says so.
+
+A smaller error of a layer's output on calibrated inputs does not always make for a smaller one of the
+network's: inputs of other prompts differ, and the errors of feedback are larger in the directions that
+calibration has not seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..codecs import VQWeight
+from ..codecs.scales import weighted
+from ..codecs.weight import to_matrix
+from .moments import Calibration
+
+if TYPE_CHECKING:
+    from ..probe import Probe
+
+log = logging.getLogger(__name__)
+
+NOT_HEARD = "no input was heard"
+NOT_POSITIVE = "moments that are of no input"
+NOT_SMALLER = "no smaller error under its moments"
+MORE_NOISE = "more noise in the network's output"
+
+Encode = Callable[[Tensor | None], VQWeight]
+"""Codes a weight under moments, or without."""
+
+
+@dataclass
+class Gate:
+    """Chooses for one layer after the other.
+
+    Attributes:
+        calibration: of the model.
+        probe: of the dense model, to ask; None to take feedback wherever it can be had.
+        refused: reasons by layer.
+        kept: layers coded with feedback.
+    """
+
+    calibration: Calibration
+    probe: Probe | None = None
+    refused: dict[str, str] = field(default_factory=dict)
+    kept: list[str] = field(default_factory=list)
+
+    @property
+    def tries(self) -> int:
+        """How often a layer is coded."""
+        return 1 if self.probe is None else 2
+
+    def choose(self, name: str, weight: Tensor, encode: Encode) -> VQWeight:
+        """The coded weight, with feedback or without.
+
+        Args:
+            weight: dense.
+        """
+        moments = self.calibration.moments.get(name)
+        inputs = None if moments is None else moments.mean().to(weight.device)
+        if inputs is None or not bool(inputs.any()):
+            return self._refuse(name, NOT_HEARD, encode(None))
+        try:
+            fed = encode(inputs)
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+            return self._refuse(name, NOT_POSITIVE, encode(None))
+        if self.probe is not None:
+            plain = encode(None)
+            if not _error(weight, fed, inputs) < _error(weight, plain, inputs):
+                return self._refuse(name, NOT_SMALLER, plain)
+            if not self._noise(self.probe, name, fed) < self._noise(self.probe, name, plain):
+                return self._refuse(name, MORE_NOISE, plain)
+        self.kept.append(name)
+        return fed
+
+    def summary(self) -> dict[str, Any]:
+        """A few JSON values for a file's header."""
+        return {
+            "pictures": self.calibration.pictures,
+            "gated": self.probe is not None,
+            "layers": len(self.kept),
+            "refused": dict(sorted(Counter(self.refused.values()).items())),
+        }
+
+    def report(self) -> str:
+        """What was chosen, for people."""
+        head = f"calibrated on {self.calibration.pictures} pictures: {len(self.kept)} layers coded with feedback"
+        if self.probe is None:
+            head += ", not checked against the network's output"
+        names: dict[str, list[str]] = {}
+        for name, reason in self.refused.items():
+            names.setdefault(reason, []).append(name)
+        lines = [f"{len(found)} without, {why}: {', '.join(found)}" for why, found in names.items()]
+        return "\n".join([head, *lines])
+
+    def _refuse(self, name: str, reason: str, plain: VQWeight) -> VQWeight:
+        log.info("layer %s is coded without calibration: %s", name, reason)
+        self.refused[name] = reason
+        return plain
+
+    @staticmethod
+    def _noise(probe: Probe, name: str, weight: VQWeight) -> float:
+        """Of the output with this layer coded and all others dense."""
+        probe.exchange(name, weight)
+        try:
+            return probe.noise()
+        finally:
+            probe.exchange(name, None)
+
+
+def _error(weight: Tensor, coded: VQWeight, inputs: Tensor) -> float:
+    """Squared error of the layer's output, up to a factor."""
+    error = to_matrix(weight).float() - to_matrix(coded.decode(torch.float32))
+    return float((error * weighted(error, inputs)).sum())
