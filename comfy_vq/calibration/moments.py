@@ -22,8 +22,8 @@ class Moments:
 
     Attributes:
         sums: float32 ``[blocks, width, width]``, the blocks on the diagonal of the whole matrix, in
-            the order of the columns of the coded weight (see ``codecs.weight.to_matrix``). A linear
-            layer has one block; a convolution one for each tap, or one that all taps have in
+            the order of the columns of the coded weight (see ``codecs.weight.to_matrix``), which
+            they repeat until they fill. There is one, which all taps of a convolution have in
             common; very wide inputs are cut into several.
         count: inputs summed over.
     """
