@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,10 @@ class Gate:
         self.kept.append(name)
         return fed
 
+    def fingerprint(self) -> str:
+        """What tells apart gates that may choose differently."""
+        return f"{self.calibration.digest()} {self.probe is not None}"
+
     def summary(self) -> dict[str, Any]:
         """A few JSON values for a file's header."""
         return {
@@ -87,17 +91,6 @@ class Gate:
             "layers": len(self.kept),
             "refused": dict(sorted(Counter(self.refused.values()).items())),
         }
-
-    def report(self) -> str:
-        """What was chosen, for people."""
-        head = f"calibrated on {self.calibration.pictures} pictures: {len(self.kept)} layers coded with feedback"
-        if self.probe is None:
-            head += ", not checked against the network's output"
-        names: dict[str, list[str]] = {}
-        for name, reason in self.refused.items():
-            names.setdefault(reason, []).append(name)
-        lines = [f"{len(found)} without, {why}: {', '.join(found)}" for why, found in names.items()]
-        return "\n".join([head, *lines])
 
     def _refuse(self, name: str, reason: str, plain: VQWeight) -> VQWeight:
         log.info("layer %s is coded without calibration: %s", name, reason)
@@ -112,6 +105,15 @@ class Gate:
             return probe.noise()
         finally:
             probe.exchange(name, None)
+
+
+def describe(summary: Mapping[str, Any]) -> str:
+    """``Gate.summary`` in a line, for people."""
+    line = f"calibrated on {summary['pictures']} pictures: {summary['layers']} layers coded with feedback"
+    if not summary["gated"]:
+        line += ", unchecked against the network's output"
+    refused = (f"{count} without, {why}" for why, count in summary["refused"].items())
+    return "; ".join([line, *refused])
 
 
 def _error(weight: Tensor, coded: VQWeight, inputs: Tensor) -> float:

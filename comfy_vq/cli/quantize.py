@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from .. import checkpoint
+from .. import calibration, checkpoint
 from ..budget import UNKNOWN_ACTIVATIONS, activation_bytes, plan_within, sampling_bytes
+from ..calibration.gate import Gate, describe
 from ..estimate import estimate
 from ..plan import FAMILIES, Plan
 from ..quantize import WeightSource, plan_for, quantize
@@ -47,12 +48,19 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "--family", choices=FAMILIES, help="plan by this family's sensitivities; default: detect"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same file")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="what goes into each layer, from `calibrate` or Save VQ Calibration: the same size, better",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     arguments.check_destination(args.dst, args.force)
     weights = checkpoint.open_dense(args.src)
+    gate = None if args.calibration is None else Gate(calibration.load(args.calibration))
     how = {"exclude": args.exclude, "family": args.family}
     how |= {"codec": args.codec, "effort": args.effort}
     plan = plan_within(args.bits, partial(plan_for, weights, **how), _sampling_bytes)
@@ -60,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     expected = estimate(plan, args.effort, args.device, _sampling_bytes(plan))
     print(f"{expected}{_unknown(plan)}", flush=True)
     arguments.check_space(args.dst, expected.file_bytes)
-    encode_to(args.dst, weights, plan, args.effort, args.device, args.seed)
+    encode_to(args.dst, weights, plan, args.effort, args.device, args.seed, gate)
 
 
 def _sampling_bytes(plan: Plan) -> int:
@@ -84,6 +92,7 @@ def encode_to(
     effort: str,
     device: torch.device | str,
     seed: int = 0,
+    gate: Gate | None = None,
 ) -> None:
     """Encode by a plan under a progress bar, and save; an existing file is replaced.
 
@@ -99,6 +108,9 @@ def encode_to(
             seed=seed,
             progress=progress,
             plan=plan,
+            gate=gate,
         )
     checkpoint.save(dst, model)
+    if gate is not None:
+        print(describe(gate.summary()))
     print(f"{dst}: {dst.stat().st_size / 1e6:.1f} MB, {model.bits_per_weight:.3f} bits per weight")

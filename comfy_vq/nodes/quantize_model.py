@@ -7,7 +7,7 @@ from ..codecs import CODECS
 from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.quantizing import quantize_model
 from ..hosts.modes import COMPUTE
-from .inputs import bits_are_valid, codec_input, quantizing_inputs, spare_memory_input
+from .inputs import CALIBRATION, bits_are_valid, codec_input, quantizing_inputs, spare_memory_input
 
 
 class VQQuantizeModel(io.ComfyNode):
@@ -36,6 +36,11 @@ class VQQuantizeModel(io.ComfyNode):
                 ),
                 spare_memory_input(),
                 codec_input(),
+                CALIBRATION.Input(
+                    "calibration",
+                    optional=True,
+                    tooltip="Of this model, from VQ Calibrate: the same size, better pictures.",
+                ),
             ],
             outputs=[io.Model.Output("model"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -56,6 +61,7 @@ class VQQuantizeModel(io.ComfyNode):
         compute: str = "auto",
         spare_vram: int = 0,
         codec: str = CODECS[0],
+        calibration=None,
     ) -> io.NodeOutput:
         quantized, report = quantize_model(
             model,
@@ -67,6 +73,7 @@ class VQQuantizeModel(io.ComfyNode):
             compute,
             spare_vram,
             codec,
+            calibration,
         )
         return io.NodeOutput(quantized, report, ui=ui.PreviewText(report))
 

@@ -8,6 +8,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ...budget import Fit, native_side, plan_within, sampling_bytes
 from ...cache import Cache
+from ...calibration import Calibration
+from ...calibration.gate import Gate, describe
 from ...codecs import CODECS
 from ...plan import Plan
 from ...quantize import plan_for
@@ -31,6 +33,7 @@ def quantize_model(
     compute: str = "auto",
     spare: int = 0,
     codec: str = CODECS[0],
+    calibration: Calibration | None = None,
 ) -> tuple[ModelPatcher, str]:
     """A VQ MODEL that otherwise behaves as ``patcher``, which is not changed, and a report.
 
@@ -44,6 +47,7 @@ def quantize_model(
         compute: how the result computes; see ``modes.COMPUTE``.
         spare: megabytes of memory for weights that stay decoded.
         codec: one of ``codecs.CODECS``.
+        calibration: of this model.
 
     Raises:
         VQError: see ``ModelSource``, ``quantize`` and ``budget.fit``.
@@ -54,13 +58,15 @@ def quantize_model(
     how = {"exclude": excluded, "codec": codec, "effort": effort}
     plan = plan_within(bits, partial(plan_for, source, **how), memory_of)
     node, memory = "VQ Quantize Model", memory_of(plan)
-    job = Job(source, plan, effort, excluded, cache, node, memory, _SAMPLING)
+    gate = None if calibration is None else Gate(calibration)
+    job = Job(source, plan, effort, excluded, cache, node, memory, _SAMPLING, gate)
     done = carry_out(job, Display(node_id))
     # Held rather than read from the file again when needed: by then the cache may have dropped it.
     origin = InMemory(done.vq)
     quantized = compute_as(carry_over(patcher, load(origin), origin), compute)
     quantized = keep_decoded(quantized, spare)
-    lines = (sizes(done.vq, plan, done.how), done.expected, done.advice)
+    used = done.vq.plan.get("calibration")
+    lines = (sizes(done.vq, plan, done.how), done.expected, used and describe(used), done.advice)
     return quantized, "\n".join(filter(None, lines)) + f"\n\n{plan.table()}"
 
 
