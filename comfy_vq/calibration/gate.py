@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +19,8 @@ from torch import Tensor
 from ..codecs import VQWeight
 from ..codecs.scales import weighted
 from ..codecs.weight import to_matrix
+from ..probe import Probe
 from .moments import Calibration
-
-if TYPE_CHECKING:
-    from ..probe import Probe
 
 log = logging.getLogger(__name__)
 

@@ -93,7 +93,7 @@ def calibration(net) -> Calibration:
 
 
 def coded(net: nn.ModuleDict, gate: Gate | None, codec: str = "additive") -> VQModel:
-    return quantize(Weights(net), 3.2, effort="fast", family="generic", codec=codec, gate=gate)
+    return quantize(Weights(net), 3.13, effort="fast", family="generic", codec=codec, gate=gate)
 
 
 def output_db(net: nn.ModuleDict, model: VQModel, seed: int = 1) -> float:
@@ -170,7 +170,7 @@ def test_cheap_criteria_come_first(net, calibration):
 
 def test_layers_at_eight_bits_are_coded_as_ever(net, calibration):
     gate = Gate(calibration)
-    model = quantize(Weights(net), 8.0, effort="fast", family="generic", gate=gate)
+    model = quantize(Weights(net), 8.13, effort="fast", family="generic", gate=gate)
     eight = {name for name, weight in model.layers.items() if weight.codec == "int8"}
     assert eight and eight.isdisjoint(gate.kept) and eight.isdisjoint(gate.refused)
 
