@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,20 +40,25 @@ class Gate:
 
     Attributes:
         calibration: of the model.
-        probe: of the dense model, to ask; None to take feedback wherever it can be had.
+        make_probe: of the dense model, called once something is to be asked; None to take feedback
+            wherever it can be had.
         refused: reasons by layer.
         kept: layers coded with feedback.
     """
 
     calibration: Calibration
-    probe: Probe | None = None
+    make_probe: Callable[[], Probe] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
+
+    @cached_property
+    def _probe(self) -> Probe | None:
+        return None if self.make_probe is None else self.make_probe()
 
     @property
     def tries(self) -> int:
         """How often a layer is coded."""
-        return 1 if self.probe is None else 2
+        return 1 if self.make_probe is None else 2
 
     def choose(self, name: str, weight: Tensor, encode: Encode) -> VQWeight:
         """The coded weight, with feedback or without.
@@ -68,24 +74,24 @@ class Gate:
             fed = encode(inputs)
         except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
             return self._refuse(name, NOT_POSITIVE, encode(None))
-        if self.probe is not None:
+        if self._probe is not None:
             plain = encode(None)
             if not _error(weight, fed, inputs) < _error(weight, plain, inputs):
                 return self._refuse(name, NOT_SMALLER, plain)
-            if not self._noise(self.probe, name, fed) < self._noise(self.probe, name, plain):
+            if not self._noise(self._probe, name, fed) < self._noise(self._probe, name, plain):
                 return self._refuse(name, MORE_NOISE, plain)
         self.kept.append(name)
         return fed
 
     def fingerprint(self) -> str:
         """What tells apart gates that may choose differently."""
-        return f"{self.calibration.digest()} {self.probe is not None}"
+        return f"{self.calibration.digest()} {self.make_probe is not None}"
 
     def summary(self) -> dict[str, Any]:
         """A few JSON values for a file's header."""
         return {
             "pictures": self.calibration.pictures,
-            "gated": self.probe is not None,
+            "gated": self.make_probe is not None,
             "layers": len(self.kept),
             "refused": dict(sorted(Counter(self.refused.values()).items())),
         }
@@ -100,7 +106,7 @@ class Gate:
         """Of the output with this layer coded and all others dense."""
         probe.exchange(name, weight)
         try:
-            return probe.noise()
+            return float(probe.error().square().sum())
         finally:
             probe.exchange(name, None)
 

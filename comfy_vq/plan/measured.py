@@ -13,13 +13,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from .. import codecs
 from ..probe import Probe
-from .allocate import allocate
+from .allocate import Options, allocate
 from .layers import Choice
 from .plan import Plan
 from .superposed import improve
@@ -47,26 +48,22 @@ class _Trials:
     on_forward: OnForward
     total: int
     done: int = 0
-    errors: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    errors: dict[tuple[int, int], np.ndarray | None] = field(default_factory=dict)
     nmse: dict[tuple[int, int], float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
-    def error(self, row: int, option: int) -> np.ndarray:
-        """What one layer, coded by an option, changes in the output."""
+    def error(self, row: int, option: int) -> np.ndarray | None:
+        """What one layer, coded by an option, changes in the output; None for nothing."""
         if (row, option) not in self.errors:
-            name, choice = self.task.layers[row].name, self.task.choice(row, option)
+            name = self.task.layers[row].name
             weight = self.read(name)
-            decoded = coded(weight, choice, self.seed)
-            if decoded is None:
-                self.errors[row, option] = np.zeros(1)
-                self.nmse[row, option] = 0.0
-            else:
+            decoded = coded(weight, self.task.choice(row, option), self.seed)
+            self.errors[row, option] = None
+            if decoded is not None:
                 self.probe.exchange(name, decoded)
                 self.errors[row, option] = self.probe.error().numpy()
                 self.probe.exchange(name, None)
-                off = decoded.to(weight) - weight
-                power = max(float(weight.double().square().sum()), 1e-38)
-                self.nmse[row, option] = float(off.double().square().sum()) / power
+                self.nmse[row, option] = _nmse(weight, decoded)
         self.count(1)
         return self.errors[row, option]
 
@@ -139,7 +136,7 @@ def coded(weight: Tensor, choice: Choice, seed: int) -> Tensor | None:
     """A weight as a choice leaves it, float32; None where that changes nothing."""
     if choice.codec is None:
         return None
-    options = {} if choice.codec == "int8" else {"unbiased": True}
+    options: dict[str, Any] = {} if choice.codec == "int8" else {"unbiased": True}
     if choice.codec == "additive":
         options["own_codebooks"] = False
     try:
@@ -162,14 +159,18 @@ def _sensitivities(trials: _Trials, rows: list[int]) -> dict[int, float]:
     for row in rows:
         columns = [c for c in _columns(task, row) if c < len(task.widths)]
         option = min(columns, key=lambda c: abs(task.widths[c].bits - max(2, round(task.target))))
-        noise = float(np.square(trials.error(row, option)).sum())
-        nmse = trials.nmse[row, option]
-        if noise > 0 and nmse > 0:
-            found[row] = noise / nmse
+        error, nmse = trials.error(row, option), trials.nmse.get((row, option), 0.0)
+        if error is not None and error.any() and nmse > 0:
+            found[row] = float(np.square(error).sum()) / nmse
     return found
 
 
-def _scaled(task: Task, found: dict[int, float]):
+def _nmse(weight: Tensor, decoded: Tensor) -> float:
+    off = decoded.double() - weight.double()
+    return float(off.square().sum() / weight.double().square().sum().clamp(min=1e-300))
+
+
+def _scaled(task: Task, found: dict[int, float]) -> Options:
     """The task's options with measured sensitivities in the place of the table's."""
     nmse = np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in task.widths] + [0.0])
     noise = task.options.noise.copy()
@@ -190,10 +191,9 @@ def _by_vectors(trials: _Trials, rows: list[int], chosen: np.ndarray) -> np.ndar
         columns = _columns(task, row)
         at = columns.index(int(chosen[row]))
         candidates += [(row, column) for column in columns[max(0, at - 1) : at + 2]]
-    width = max(len(trials.error(*c)) for c in candidates)
-    errors = np.zeros((len(candidates), width))
-    for i, candidate in enumerate(candidates):
-        errors[i, : len(trials.errors[candidate])] = trials.errors[candidate]
+    found = [trials.error(*candidate) for candidate in candidates]
+    nothing = np.zeros(max(len(error) for error in found if error is not None))
+    errors = np.stack([nothing if error is None else error for error in found])
     index = {candidate: i for i, candidate in enumerate(candidates)}
     picked = np.array([index[row, int(chosen[row])] for row in rows])
     place = {row: i for i, row in enumerate(rows)}

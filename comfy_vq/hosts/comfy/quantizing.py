@@ -15,9 +15,10 @@ from ...plan import Plan
 from ...quantize import plan_for
 from .carry import carry_over
 from .compute_mode import compute_as
-from .display import Display
+from .display import Display, raise_if_interrupted
 from .encoding import Job, carry_out, patterns, sizes
 from .loader import InMemory, keep_decoded, load
+from .probing import Questions, probe_of
 from .source import ModelSource
 
 _SAMPLING = "sampling one picture"
@@ -58,7 +59,9 @@ def quantize_model(
     how = {"exclude": excluded, "codec": codec, "effort": effort}
     plan = plan_within(bits, partial(plan_for, source, **how), memory_of)
     node, memory = "VQ Quantize Model", memory_of(plan)
-    gate = None if calibration is None else Gate(calibration)
+    side = native_side(plan.family)
+    ask = partial(probe_of, patcher, source, Questions(), side, raise_if_interrupted)
+    gate = None if calibration is None else Gate(calibration, ask)
     job = Job(source, plan, effort, excluded, cache, node, memory, _SAMPLING, gate)
     done = carry_out(job, Display(node_id))
     # Held rather than read from the file again when needed: by then the cache may have dropped it.

@@ -112,6 +112,10 @@ class PatchedSource:
         codable = {key: held for key, held in self._weights.items() if held.codable}
         return {key.removesuffix(".weight"): held.module for key, held in codable.items()}
 
+    def module(self, key: str) -> str:
+        """Path of the module that holds the weight, within the model."""
+        return self._weights[key].key.rpartition(".")[0]
+
     def read(self, key: str) -> Tensor:
         """The weight, dequantized and patched; float32 while patches are applied."""
         weight = self._weights[key]
