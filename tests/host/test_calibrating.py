@@ -12,17 +12,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from comfy_vq.cache import Cache
 from comfy_vq.calibration import Calibration
+from comfy_vq.calibration.gate import describe
 from comfy_vq.errors import VQError
 from comfy_vq.hosts.comfy import folders
-from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
+from comfy_vq.hosts.comfy.quantizing import quantize_model
 from comfy_vq.hosts.comfy.source import ModelSource
 from comfy_vq.nodes.calibrate import VQCalibrate
 from comfy_vq.nodes.load_calibration import LoadVQCalibration
 from comfy_vq.nodes.save_calibration import SaveVQCalibration
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.loras import low_rank_lora
-from host.sampling import load_dense, sample
+from host.sampling import load_dense, predict, relative_l2, sample
 
 
 @pytest.fixture(autouse=True)
@@ -194,3 +197,43 @@ def test_the_list_and_the_fingerprint_follow_the_file(output):
     before = LoadVQCalibration.fingerprint_inputs(Path(path).name)
     Path(path).touch()
     assert LoadVQCalibration.fingerprint_inputs(Path(path).name) != before
+
+
+def quantized(model, calibration, cache=None, bits=3.2):
+    return quantize_model(model, bits, "fast", "", cache=cache, calibration=calibration)
+
+
+def test_a_calibrated_model_is_as_large_and_nearer_to_the_dense_one(family):
+    model = load_dense(tiny_state_dict(family))
+    found = calibrated(family, model, pictures=2, steps=4)
+    plain, _ = quantized(model, None)
+    fed, report = quantized(model, found)
+    read = origin_of(fed).read()
+    assert read.nbytes == origin_of(plain).read().nbytes
+    expected = predict(model, family, seed=8)
+    noise = [relative_l2(expected, predict(m, family, seed=8)) for m in (fed, plain)]
+    assert noise[0] < 0.9 * noise[1]
+    said = read.plan["calibration"]
+    assert said["pictures"] == 2 and said["gated"] and said["layers"] > 0
+    assert describe(said) in report
+
+
+def test_the_cache_tells_calibrations_apart(tmp_path):
+    model, cache = load_dense(tiny_state_dict("flux")), Cache(tmp_path, 10**9)
+    one, two = calibrated("flux", model), calibrated("flux", model, seed=2)
+    coded = [quantized(model, found, cache) for found in (None, one, two, one)]
+    assert ["from the cache" in report for _, report in coded] == [False, False, False, True]
+    models = [origin_of(m).read() for m, _ in coded]
+    assert [m.plan.get("calibration") for m in models][1:] == [
+        models[1].plan["calibration"],
+        models[2].plan["calibration"],
+        models[1].plan["calibration"],
+    ]
+    assert describe(models[1].plan["calibration"]) in coded[3][1]
+
+
+def test_a_calibration_of_another_model_is_refused_by_its_layer():
+    model = load_dense(tiny_state_dict("flux"))
+    found = calibrated("wan", load_dense(tiny_state_dict("wan")))
+    with pytest.raises(VQError, match="calibration, layer .*: found no such layer in the model"):
+        quantized(model, found)
