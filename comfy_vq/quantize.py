@@ -144,6 +144,7 @@ def quantize(
     clock.finish()
     summary = {**plan.summary(), "effort": effort}
     if gate is not None:
+        layers = gate.settled(layers)
         summary["calibration"] = gate.summary()
     return VQModel(layers, dense, weights.source, summary)
 

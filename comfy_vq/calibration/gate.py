@@ -50,6 +50,7 @@ class Gate:
     make_probe: Callable[[], Probe] | None = None
     refused: dict[str, str] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
+    _rejected: dict[str, VQWeight] = field(default_factory=dict)
 
     @cached_property
     def _probe(self) -> Probe | None:
@@ -78,10 +79,41 @@ class Gate:
             plain = encode(None)
             if not _error(weight, fed, inputs) < _error(weight, plain, inputs):
                 return self._refuse(name, NOT_SMALLER, plain)
-            if not self._noise(self._probe, name, fed) < self._noise(self._probe, name, plain):
+            if not _noise_of(self._probe, name, fed) < _noise_of(self._probe, name, plain):
+                self._rejected[name] = fed.to("cpu")
                 return self._refuse(name, MORE_NOISE, plain)
         self.kept.append(name)
         return fed
+
+    def settled(self, layers: Mapping[str, VQWeight]) -> dict[str, VQWeight]:
+        """The model with what the output rejected asked about again, now that all layers are coded.
+
+        By itself a layer's noise is one thing; what it adds to that of all others is what counts.
+
+        Args:
+            layers: all that were coded, by name.
+        """
+        settled = dict(layers)
+        if not self._rejected or self._probe is None:
+            return settled
+        probed = settled.keys() & set(self._probe.layers)
+        try:
+            for name in probed:
+                self._probe.exchange(name, settled[name])
+            least = _noise(self._probe)
+            for name, fed in self._rejected.items():
+                self._probe.exchange(name, fed)
+                noise = _noise(self._probe)
+                if noise < least:
+                    least, settled[name] = noise, fed
+                    del self.refused[name]
+                    self.kept.append(name)
+                else:
+                    self._probe.exchange(name, settled[name])
+        finally:
+            for name in probed:
+                self._probe.exchange(name, None)
+        return settled
 
     def fingerprint(self) -> str:
         """What tells apart gates that may choose differently."""
@@ -101,14 +133,18 @@ class Gate:
         self.refused[name] = reason
         return plain
 
-    @staticmethod
-    def _noise(probe: Probe, name: str, weight: VQWeight) -> float:
-        """Of the output with this layer coded and all others dense."""
-        probe.exchange(name, weight)
-        try:
-            return float(probe.error().square().sum())
-        finally:
-            probe.exchange(name, None)
+
+def _noise_of(probe: Probe, name: str, weight: VQWeight) -> float:
+    """Of the output with this layer coded and all others dense."""
+    probe.exchange(name, weight)
+    try:
+        return _noise(probe)
+    finally:
+        probe.exchange(name, None)
+
+
+def _noise(probe: Probe) -> float:
+    return float(probe.error().square().sum())
 
 
 def describe(summary: Mapping[str, Any]) -> str:

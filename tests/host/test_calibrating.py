@@ -16,7 +16,7 @@ from comfy_vq.cache import Cache
 from comfy_vq.calibration import Calibration
 from comfy_vq.calibration.gate import describe
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy import folders
+from comfy_vq.hosts.comfy import folders, quantizing
 from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
 from comfy_vq.hosts.comfy.quantizing import quantize_model
 from comfy_vq.hosts.comfy.source import ModelSource
@@ -197,6 +197,12 @@ def test_the_list_and_the_fingerprint_follow_the_file(output):
     before = LoadVQCalibration.fingerprint_inputs(Path(path).name)
     Path(path).touch()
     assert LoadVQCalibration.fingerprint_inputs(Path(path).name) != before
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    """What the gate asks where nothing else is connected: native resolution takes long here."""
+    monkeypatch.setattr(quantizing, "native_side", lambda family: 8)
 
 
 def quantized(model, calibration, cache=None, bits=3.2):
