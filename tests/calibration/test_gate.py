@@ -1,4 +1,4 @@
-"""Feedback is kept where the network's own output says so, and the result says where not."""
+"""Feedback is kept unless the network's own output speaks against it, and the result says where."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_a_layer_whose_feedback_harms_the_output_is_coded_without(net, calibrati
     }
     assert describe(model.plan["calibration"]) == (
         "calibrated on 1 pictures: 2 layers coded with feedback; "
-        "1 without, more noise in the network's output"
+        "1 without, much more noise in the network's output"
     )
 
 
@@ -162,7 +162,7 @@ def test_what_was_rejected_by_itself_is_asked_about_again_beside_all_others(net,
             found, changed = super().error(), self.weights["first"] is not self.dense["first"]
             alone = all(self.weights[name] is self.dense[name] for name in ("second", "third"))
             self.turns = getattr(self, "turns", 0) + (changed and alone)
-            return found * (2 - self.turns) * 1e3 + 1 if changed and alone else found
+            return found + 1e3 * (3 - self.turns) if changed and alone else found
 
     probe = Turned(net, questions(2))
     gate = Gate(calibration, lambda: probe)
