@@ -118,7 +118,9 @@ def measured_plan(
     found = _sensitivities(trials, rows)
     task = replace(task, options=_scaled(task, found), sensitivity_db=_decibels(task, found))
     by_powers = allocate(task.options, task.budget, TOLERANCE * task.numel)
-    plans = [(trials.noise(chosen), chosen) for chosen in (task.chosen(table), by_powers)]
+    plans = [
+        (trials.noise(chosen), chosen) for chosen in (task.allocation(table.choices), by_powers)
+    ]
     noise, best = min(plans, key=lambda plan: plan[0])
     for _ in range(_ROUNDS):
         chosen = _by_vectors(trials, rows, best)

@@ -16,9 +16,9 @@ from comfy_vq.cache import Cache
 from comfy_vq.calibration import Calibration
 from comfy_vq.calibration.gate import describe
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy import folders, quantizing
+from comfy_vq.hosts.comfy import folders
 from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
-from comfy_vq.hosts.comfy.quantizing import quantize_model
+from comfy_vq.hosts.comfy.quantizing import Planning, quantize_model
 from comfy_vq.hosts.comfy.source import ModelSource
 from comfy_vq.nodes.calibrate import VQCalibrate
 from comfy_vq.nodes.load_calibration import LoadVQCalibration
@@ -199,21 +199,18 @@ def test_the_list_and_the_fingerprint_follow_the_file(output):
     assert LoadVQCalibration.fingerprint_inputs(Path(path).name) != before
 
 
-@pytest.fixture(autouse=True)
-def small_pictures(monkeypatch):
-    """What the gate asks where nothing else is connected: native resolution takes long here."""
-    monkeypatch.setattr(quantizing, "native_side", lambda family: 8)
-
-
-def quantized(model, calibration, cache=None, bits=3.2):
-    return quantize_model(model, bits, "fast", "", cache=cache, calibration=calibration)
+def quantized(family, model, calibration, cache=None):
+    positive, negative = FAMILIES[family].conditioning(3)
+    latent = {"samples": FAMILIES[family].empty_latent()}
+    how = {"planning": Planning(positive=positive, negative=negative, latent=latent)}
+    return quantize_model(model, 3.2, "fast", "", cache=cache, calibration=calibration, **how)
 
 
 def test_a_calibrated_model_is_as_large_and_nearer_to_the_dense_one(family):
     model = load_dense(tiny_state_dict(family))
     found = calibrated(family, model, pictures=2, steps=4)
-    plain, _ = quantized(model, None)
-    fed, report = quantized(model, found)
+    plain, _ = quantized(family, model, None)
+    fed, report = quantized(family, model, found)
     read = origin_of(fed).read()
     assert read.nbytes == origin_of(plain).read().nbytes
     expected = predict(model, family, seed=8)
@@ -227,7 +224,7 @@ def test_a_calibrated_model_is_as_large_and_nearer_to_the_dense_one(family):
 def test_the_cache_tells_calibrations_apart(tmp_path):
     model, cache = load_dense(tiny_state_dict("flux")), Cache(tmp_path, 10**9)
     one, two = calibrated("flux", model), calibrated("flux", model, seed=2)
-    coded = [quantized(model, found, cache) for found in (None, one, two, one)]
+    coded = [quantized("flux", model, found, cache) for found in (None, one, two, one)]
     assert ["from the cache" in report for _, report in coded] == [False, False, False, True]
     models = [origin_of(m).read() for m, _ in coded]
     assert [m.plan.get("calibration") for m in models][1:] == [
@@ -242,4 +239,4 @@ def test_a_calibration_of_another_model_is_refused_by_its_layer():
     model = load_dense(tiny_state_dict("flux"))
     found = calibrated("wan", load_dense(tiny_state_dict("wan")))
     with pytest.raises(VQError, match="calibration, layer .*: found no such layer in the model"):
-        quantized(model, found)
+        quantized("flux", model, found)

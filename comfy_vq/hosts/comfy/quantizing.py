@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
@@ -12,16 +14,38 @@ from ...calibration import Calibration
 from ...calibration.gate import Gate, describe
 from ...codecs import CODECS
 from ...plan import Plan
-from ...quantize import plan_for
+from ...probe import BenchProbe
+from ...quantize import plan_for, task_for
+from ...reuse import saved_plan
 from .carry import carry_over
 from .compute_mode import compute_as
 from .display import Display, raise_if_interrupted
 from .encoding import Job, carry_out, patterns, sizes
 from .loader import InMemory, keep_decoded, load
-from .probing import Questions, probe_of
+from .probing import plan_by_measuring, probe_of, questions_of
 from .source import ModelSource
 
 _SAMPLING = "sampling one picture"
+PLANS = ("table", "measured")
+"""By what layers get their widths: what is known of the family, or how the model itself behaves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planning:
+    """How the plan is made.
+
+    Attributes:
+        by: one of ``PLANS``.
+        like: path of a VQ file whose plan is taken instead, or None.
+        positive, negative, latent: what the model is asked where it is measured; see
+            ``probing.questions_of``.
+    """
+
+    by: str = PLANS[0]
+    like: str | None = None
+    positive: list[Any] | None = None
+    negative: list[Any] | None = None
+    latent: dict[str, Any] | None = None
 
 
 def quantize_model(
@@ -34,6 +58,7 @@ def quantize_model(
     compute: str = "auto",
     spare: int = 0,
     codec: str = CODECS[0],
+    planning: Planning | None = None,
     calibration: Calibration | None = None,
 ) -> tuple[ModelPatcher, str]:
     """A VQ MODEL that otherwise behaves as ``patcher``, which is not changed, and a report.
@@ -48,22 +73,30 @@ def quantize_model(
         compute: how the result computes; see ``modes.COMPUTE``.
         spare: megabytes of memory for weights that stay decoded.
         codec: one of ``codecs.CODECS``.
+        planning: how; by default by the family's table.
         calibration: of this model.
 
     Raises:
-        VQError: see ``ModelSource``, ``quantize`` and ``budget.fit``.
+        VQError: see ``ModelSource``, ``quantize``, ``budget.fit`` and ``questions_of``.
         comfy.model_management.InterruptProcessingException: the user cancelled.
     """
     source, excluded = ModelSource(patcher), patterns(exclude)
     memory_of = partial(sampling_bytes_of, patcher)
+    planning, display = planning or Planning(), Display(node_id)
     how = {"exclude": excluded, "codec": codec, "effort": effort}
-    plan = plan_within(bits, partial(plan_for, source, **how), memory_of)
+    plan_at = partial(plan_for, source, **how)
+    if planning.like is not None:
+        how.pop("codec")
+        plan_at = partial(saved_plan(planning.like).plan_for, source, **how)
+    plan = plan_within(bits, plan_at, memory_of)
+    if planning.by == "measured" and planning.like is None:
+        questions = questions_of(patcher, planning.positive, planning.negative, planning.latent)
+        task = task_for(source, plan.target, **how)
+        plan = plan_by_measuring(patcher, source, task, plan, questions, display, display.say)
     node, memory = "VQ Quantize Model", memory_of(plan)
-    side = native_side(plan.family)
-    ask = partial(probe_of, patcher, source, Questions(), side, raise_if_interrupted)
-    gate = None if calibration is None else Gate(calibration, ask)
+    gate = None if calibration is None else _gate(patcher, source, plan, planning, calibration)
     job = Job(source, plan, effort, excluded, cache, node, memory, _SAMPLING, gate)
-    done = carry_out(job, Display(node_id))
+    done = carry_out(job, Display(node_id))  # a bar of its own after that of measuring
     # Held rather than read from the file again when needed: by then the cache may have dropped it.
     origin = InMemory(done.vq)
     quantized = compute_as(carry_over(patcher, load(origin), origin), compute)
@@ -71,6 +104,24 @@ def quantize_model(
     used = done.vq.plan.get("calibration")
     lines = (sizes(done.vq, plan, done.how), done.expected, used and describe(used), done.advice)
     return quantized, "\n".join(filter(None, lines)) + f"\n\n{plan.table()}"
+
+
+def _gate(
+    patcher: ModelPatcher,
+    source: ModelSource,
+    plan: Plan,
+    planning: Planning,
+    calibration: Calibration,
+) -> Gate:
+    """What feedback has to pass: by the graph's own conditioning, or not at all without one."""
+    if planning.positive is None:
+        return Gate(calibration)
+
+    def probe() -> BenchProbe:
+        asked = questions_of(patcher, planning.positive, planning.negative, planning.latent)
+        return probe_of(patcher, source, asked, native_side(plan.family), raise_if_interrupted)
+
+    return Gate(calibration, probe)
 
 
 def sampling_bytes_of(patcher: ModelPatcher, plan: Plan) -> int:
