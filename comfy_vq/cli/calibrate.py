@@ -14,6 +14,8 @@ from ..evaluation.bench import Bench
 from . import arguments
 from .evaluate import add_sampling, choose_bench
 
+_SEED = 1000
+
 
 def add_to(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -36,7 +38,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="a calibration of this model to add to; may be OUT itself, with --force",
     )
-    parser.set_defaults(run=run, candidates=())
+    # Other noise than `evaluate` begins with, which shall measure what was not calibrated on.
+    parser.set_defaults(run=run, candidates=(), seed=_SEED)
 
 
 def run(args: argparse.Namespace) -> None:
