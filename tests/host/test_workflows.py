@@ -127,7 +127,7 @@ def test_calibrate_and_quantize(server, tiny_checkpoint):
     """And quantize again from the file, at other bits, without sampling."""
     listening = {"VQCalibrate": {"steps": 2, "pictures": 1}}
     prompt = runnable(server, "calibrate_and_quantize", **listening)
-    record = server.run(prompt)
+    record = server.run(prompt, seconds=900)  # each layer is coded twice and asked about
     report = output_of(prompt, record, "VQQuantizeModel")["text"][0]
     assert "calibrated on 2 pictures" in report
     found = server.output / "vq_calibrations" / "ComfyUI-VQ_00001_.safetensors"
@@ -141,7 +141,7 @@ def test_calibrate_and_quantize(server, tiny_checkpoint):
     unused = ("VQCalibrate", "SaveVQCalibration")
     again = {key: node for key, node in prompt.items() if node["class_type"] not in unused}
     loader = {"class_type": "LoadVQCalibration", "inputs": {"calibration_name": found.name}}
-    record = server.run({**again, "load": loader})
+    record = server.run({**again, "load": loader}, seconds=900)
     assert "calibrated on 2 pictures" in output_of(again, record, "VQQuantizeModel")["text"][0]
 
 
