@@ -31,8 +31,8 @@ NOT_SMALLER = "no smaller error under its moments"
 MORE_NOISE = "much more noise in the network's output"
 
 _CLEARLY = 2.0
-"""How many times the noise is too much. A few questions scatter: a layer that they judged 1.4 dB worse with
-feedback was 4 and 8 dB better by others, and the calibration has heard many more."""
+"""How many times the noise is too much. A few questions scatter: what they judge worse by a decibel, others may
+judge better by several, and the calibration has heard many more."""
 
 Encode = Callable[[Tensor | None], VQWeight]
 """Codes a weight under moments, or without."""

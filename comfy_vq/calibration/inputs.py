@@ -23,8 +23,8 @@ def is_convolution(layer: nn.Module) -> bool:
 def rows_of(layer: nn.Module, x: Tensor) -> Tensor:
     """Inputs of a layer, ``[n, in]``.
 
-    Those of a convolution are its pixels, whichever tap they meet: a block for each tap was measured
-    to be worth 0.1 dB, and costs as many times the memory and time as there are taps.
+    Those of a convolution are its pixels, whichever tap they meet: a block for each tap gained next
+    to nothing, and costs as many times the memory and time as there are taps.
 
     Args:
         x: what the layer is called with, ``[..., in]``, or ``[batch, in, *size]`` of a convolution.
