@@ -31,11 +31,13 @@ def key_of(
     effort: str,
     exclude: Sequence[str] = (),
     seed: int = 0,
+    calibration: str | None = None,
     on_tensor: Callable[[str], None] = lambda key: None,
 ) -> str:
     """The key of a quantization, in hex. Reads all weights once.
 
     Args:
+        calibration: what tells it and how it is used from others; None without one.
         on_tensor: called with the name of each tensor before it is read; may raise.
     """
     choices = {name: str(choice) for name, choice in plan.choices.items()}
@@ -47,6 +49,7 @@ def key_of(
         "effort": effort,
         "exclude": sorted(exclude),
         "seed": seed,
+        **({} if calibration is None else {"calibration": calibration}),
         "source": _described(weights.source),
         "tensors": _hashes(weights, on_tensor),
     }

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from . import codecs
+from .calibration.gate import Gate
 from .errors import VQError
 from .finite import is_finite
 from .model import Source, VQModel
@@ -83,6 +84,7 @@ def quantize(
     seed: int = 0,
     progress: OnProgress | None = None,
     plan: Plan | None = None,
+    gate: Gate | None = None,
 ) -> VQModel:
     """Quantize a model to an average number of bits per weight.
 
@@ -99,6 +101,7 @@ def quantize(
         seed: the same weights, bits, effort and seed give the same model.
         progress: see ``OnProgress``.
         plan: instead of making one.
+        gate: with a calibration of this model, for feedback of errors where it helps.
 
     Returns:
         The model, its tensors on the CPU.
@@ -115,6 +118,8 @@ def quantize(
     numel = sum(layer.numel for layer in plan.layers) + plan.other_numel
     spare = (plan.target + TOLERANCE - plan.bits) * numel
     layers, dense = {}, {}
+    if gate is not None:
+        gate.calibration.check({layer.name: layer.shape for layer in plan.layers})
     _refuse_not_finite(weights, clock)
     for key in weights.keys():  # noqa: SIM118 - not a mapping
         name = key.removesuffix(".weight")
@@ -124,7 +129,7 @@ def quantize(
         coded = None
         if choice is not None and choice.codec is not None:
             coded = _encode(
-                name, tensor.to(device), choice.codec, choice.bits, effort, seed, spare, clock
+                name, tensor.to(device), choice.codec, choice.bits, effort, seed, spare, clock, gate
             )
         if coded is None:
             dense[key] = _own_memory(tensor)
@@ -136,7 +141,11 @@ def quantize(
             coded = replace(coded, codebooks=replace(coded.codebooks, name=f"own.{name}"))
         layers[name] = coded.to("cpu")
     clock.finish()
-    return VQModel(layers, dense, weights.source, {**plan.summary(), "effort": effort})
+    summary = {**plan.summary(), "effort": effort}
+    if gate is not None:
+        layers = gate.settled(layers)
+        summary["calibration"] = gate.summary()
+    return VQModel(layers, dense, weights.source, summary)
 
 
 def _refuse_not_finite(weights: WeightSource, clock: Clock) -> None:
@@ -159,22 +168,31 @@ def _encode(
     seed: int,
     spare_bits: float,
     clock: Clock,
+    gate: Gate | None,
 ) -> codecs.VQWeight | None:
     """The coded weight, or None where it has to stay dense after all."""
     options: dict[str, Any] = {} if codec == "int8" else {"unbiased": True}
     if codec == "additive":
         own_set = 8 * codecs.shipped_set(bits).nbytes
         options["own_codebooks"] = "auto" if own_set <= spare_bits else False
-    try:
+    tries = 1 if gate is None or codec == "int8" else gate.tries
+
+    def encode(moments: Tensor | None) -> codecs.VQWeight:
         return codecs.encode(
             weight,
             bits,
             codec,
             effort,
+            moments=moments,
             seed=seed,
-            on_progress=clock.advance,
+            on_progress=lambda weights: clock.advance(weights / tries),
             **options,
         )
+
+    try:
+        if gate is None or codec == "int8":
+            return encode(None)
+        return gate.choose(name, weight, encode)
     except codecs.ScaleRangeError as error:
         logger.warning("layer %s stays dense: %s", name, error)
         return None

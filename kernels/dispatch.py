@@ -203,7 +203,8 @@ def best_path(
     table: Tensor,
     bits: int,
     importance: Tensor | None = None,
-    joint: Tensor | None = None,
+    start: Tensor | None = None,
+    end: Tensor | None = None,
 ) -> Tensor:
     """The path through a shift register that lies nearest to a row: states ``[steps, rows]``.
 
@@ -215,9 +216,9 @@ def best_path(
         table: float32 ``[2^L]``.
         bits: k, at most L / 2.
         importance: h, float32 ``[steps]``, non-negative; None for ones.
-        joint: ``[rows]``; what the path overlaps with itself by, where it must close: the ``L - k``
-            high bits of its first state and the low ones of its last.
+        start, end: whole numbers ``[rows]``; the ``L - k`` high bits of the first state and the low
+            ones of the last, where they are given. A path whose both are the same closes to a ring.
     """
     window = len(table).bit_length() - 1
     case = Case(weights.device, weights.dtype, bits, window=window)
-    return _choose("best_path", case).run(weights, table, bits, importance, joint)
+    return _choose("best_path", case).run(weights, table, bits, importance, start, end)

@@ -30,7 +30,8 @@ def forward(
     weights,  # float32 [steps, rows]
     aims,  # float32 [steps]
     table,  # float32 [2^L]: by the bits that leave next, then those that came last, then the others
-    joint,  # int32 [rows]
+    begins,  # int32 [rows]
+    closes,  # int32 [rows]
     back,  # uint8 [rows, steps, 2^(L-K)]: the bits that leave, by those that came, then the others
     ends,  # int32 [rows]: the last state but for the bits that leave
     steps,
@@ -38,6 +39,7 @@ def forward(
     K: tl.constexpr,
     L: tl.constexpr,
     WEIGHTED: tl.constexpr,
+    BEGUN: tl.constexpr,
     CLOSED: tl.constexpr,
     RENEWED: tl.constexpr,
 ):
@@ -56,9 +58,8 @@ def forward(
 
     # Costs by what a state shares with the one before it, with which they begin.
     before = tl.zeros([TURNS, 1, REST], tl.float32)
-    if CLOSED:
-        closes = tl.load(joint + row)
-        before = tl.where(left * REST + rest == closes, before, _IMPOSSIBLE)
+    if BEGUN:
+        before = tl.where(left * REST + rest == tl.load(begins + row), before, _IMPOSSIBLE)
     best = tl.zeros([TURNS, REST], tl.float32)
     weight = tl.load(weights + row)
     for step in range(steps):
@@ -78,7 +79,7 @@ def forward(
         before = tl.trans(best).reshape(TURNS, REST)[:, None, :]
         weight = following
     if CLOSED:
-        tl.store(ends + row, closes)
+        tl.store(ends + row, tl.load(closes + row))
     else:
         least = tl.min(tl.min(best, 1), 0)
         end = tl.where(best == least, stays, BRANCHES)
@@ -109,7 +110,8 @@ def best_path(
     table: Tensor,
     bits: int,
     importance: Tensor | None = None,
-    joint: Tensor | None = None,
+    start: Tensor | None = None,
+    end: Tensor | None = None,
 ) -> Tensor:
     """See ``dispatch.best_path``."""
     steps, rows = weights.shape
@@ -123,7 +125,8 @@ def best_path(
             aligned(weights),
             by_turns if importance is None else aligned(importance.float()),
             by_turns,
-            ends if joint is None else aligned(joint.int()),
+            ends if start is None else aligned(start.int()),
+            ends if end is None else aligned(end.int()),
             back,
             ends,
             steps,
@@ -131,7 +134,8 @@ def best_path(
             K=bits,
             L=window,
             WEIGHTED=importance is not None,
-            CLOSED=joint is not None,
+            BEGUN=start is not None,
+            CLOSED=end is not None,
             RENEWED=RENEWED,
             num_warps=warps_of(window),
             num_stages=1,

@@ -16,10 +16,11 @@ def best_path(
     table: Tensor,
     bits: int,
     importance: Tensor | None = None,
-    joint: Tensor | None = None,
+    start: Tensor | None = None,
+    end: Tensor | None = None,
 ) -> Tensor:
     """See ``dispatch.best_path``."""
-    return _Trellis(table, bits).path(weights, importance, joint)
+    return _Trellis(table, bits).path(weights, importance, start, end)
 
 
 class _Trellis:
@@ -40,7 +41,13 @@ class _Trellis:
         self.per_byte = 8 // bits if bits in (1, 2, 4) else 2 if bits == 3 else 1
         self.marks = torch.arange(self.turns, dtype=torch.int32, device=table.device)[:, None]
 
-    def path(self, weights: Tensor, importance: Tensor | None, joint: Tensor | None) -> Tensor:
+    def path(
+        self,
+        weights: Tensor,
+        importance: Tensor | None,
+        start: Tensor | None,
+        end: Tensor | None,
+    ) -> Tensor:
         steps, rows = weights.shape
         aims = [1.0] * steps if importance is None else importance.tolist()
         slopes = (-2 * weights if importance is None else -2 * weights * importance[:, None])[
@@ -57,10 +64,10 @@ class _Trellis:
             came = costs.view(rows, *self.squares.shape)
             torch.add(best.view(rows, self.turns, 1, -1), self.squares, alpha=aims[step], out=came)
             costs.addcmul_(slopes[step], self.values)
-            if joint is not None and step == 0:
-                costs.masked_fill_(self.states >> self.bits != joint[:, None], IMPOSSIBLE)
-        if joint is not None:
-            costs.masked_fill_(self.states % self.branches != joint[:, None], IMPOSSIBLE)
+            if start is not None and step == 0:
+                costs.masked_fill_(self.states >> self.bits != start[:, None], IMPOSSIBLE)
+        if end is not None:
+            costs.masked_fill_(self.states % self.branches != end[:, None], IMPOSSIBLE)
         return self._traced(self.states[costs.argmin(1)], back)
 
     def _cheapest(self, costs: Tensor, turns: Tensor) -> Tensor:

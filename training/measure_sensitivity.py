@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from comfy_vq import checkpoint, codecs
+from comfy_vq import calibration, checkpoint, codecs
+from comfy_vq.calibration.gate import Gate
 from comfy_vq.demo.conditioning import embed
 from comfy_vq.demo.scenes import Scene, draw, held_out, training
 from comfy_vq.demo.with_diffusers import noise_schedule
@@ -155,7 +156,9 @@ def compare(args: argparse.Namespace) -> None:
     print("bits  family   counted  predicted dB  measured dB")
     for bits in args.bits:
         for family in args.families:
-            model = quantize(weights, bits, effort=args.effort, family=family)
+            gate = None if args.calibration is None else Gate(calibration.load(args.calibration))
+            how = {"effort": args.effort, "family": family, "codec": args.codec, "gate": gate}
+            model = quantize(weights, bits, **how)
             found = sqnr_db(reference, predict(load_unet(model), batch))
             predicted = model.plan.get("predicted_sqnr_db", math.nan)
             print(
@@ -174,6 +177,8 @@ def main() -> None:
     parser.add_argument("--bits", type=float, nargs="+", default=[4.0, 3.0, 2.2])
     parser.add_argument("--families", nargs="+", default=["demo", "unet", "generic"])
     parser.add_argument("--effort", default="balanced")
+    parser.add_argument("--codec", choices=codecs.CODECS, default=codecs.CODECS[0])
+    parser.add_argument("--calibration", type=Path, help="for compare: what `calibrate` wrote")
     args = parser.parse_args()
     {"measure": measure, "compare": compare}[args.command](args)
 

@@ -52,8 +52,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("quality_report"), help="folder for the report"
     )
-    _add_sampling(parser)
-    arguments.add_encoders(parser)
+    add_sampling(parser)
     parser.add_argument("--vae", type=Path, metavar="FILE", help="autoencoder")
     parser.add_argument(
         "--no-layers", action="store_true", help="do not compare layer by layer: less memory"
@@ -61,16 +60,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--floor", action="store_true", help="measure the reference rounded to bfloat16 too"
     )
-    parser.add_argument(
-        "--host",
-        choices=("auto", "comfyui", "diffusers"),
-        default="auto",
-        help="what to sample through; diffusers can do it for the shipped model only",
-    )
     parser.set_defaults(run=run)
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """What to sample a model with, and through."""
+    arguments.add_encoders(parser)
     parser.add_argument("--count", type=arguments.count, metavar="N", help="only N of the prompts")
     parser.add_argument("--steps", type=arguments.count, default=20)
     parser.add_argument(
@@ -83,6 +78,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "--sampler", help="by ComfyUI's name; default: euler, of the shipped model ddim"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt")
+    parser.add_argument(
+        "--host",
+        choices=("auto", "comfyui", "diffusers"),
+        default="auto",
+        help="what to sample through; diffusers can do it for the shipped model only",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
             raise VQError(f"{path}: no such file; check the path")
     named = _named([args.reference, *args.candidates])
     with tqdm(desc="model evaluations", unit="") as bar:
-        bench, judge, note = _bench(args, bar)
+        bench, judge, note = choose_bench(args, bar)
         reference, *candidates = (Named(n, path, bench.size(path)) for n, path in named.items())
         report = evaluate(
             bench,
@@ -135,7 +136,16 @@ _Chosen = tuple[Bench, Judge | None, str | None]
 """Where to measure, who judges the pictures, and what a reader of the figures should know."""
 
 
-def _bench(args: argparse.Namespace, bar: tqdm) -> _Chosen:
+def choose_bench(args: argparse.Namespace, bar: tqdm, held_out: bool = True) -> _Chosen:
+    """Where to sample ``args.reference``, by the arguments of ``add_sampling``.
+
+    Args:
+        bar: counts evaluations of the model.
+        held_out: whether the shipped model is shown scenes that it was not trained on.
+
+    Raises:
+        VQError: no host that could do it was found, or the arguments do not fit the model.
+    """
     comfyui = None if args.host == "diffusers" else find_comfyui()
     if comfyui is None and args.host == "comfyui":
         raise VQError(
@@ -149,7 +159,7 @@ def _bench(args: argparse.Namespace, bar: tqdm) -> _Chosen:
             "environment variable COMFYUI_PATH, or name the file alone"
         )
     if _family(args.reference) == _SHIPPED:
-        return _shipped_model(args, comfyui, bar)
+        return _shipped_model(args, comfyui, bar, held_out)
     if comfyui is None:
         raise VQError(
             f"{args.reference}: measuring this model needs ComfyUI; name its folder in the "
@@ -165,7 +175,7 @@ def _bench(args: argparse.Namespace, bar: tqdm) -> _Chosen:
         size=args.size,
         clip=args.clip,
         clip_type=args.clip_type,
-        vae=args.vae,
+        vae=getattr(args, "vae", None),
         seed=args.seed,
     )
     bench, note = bench_for(args.reference, sampling, bar.update)
@@ -187,14 +197,16 @@ def _family(path: Path) -> str | None:
     return detect_family({key: weights.shape(key) for key in weights.keys()})  # noqa: SIM118
 
 
-def _shipped_model(args: argparse.Namespace, comfyui: Path | None, bar: tqdm) -> _Chosen:
+def _shipped_model(
+    args: argparse.Namespace, comfyui: Path | None, bar: tqdm, held_out: bool
+) -> _Chosen:
     """The demo's prompts, conditioning, autoencoder, sampler and judge."""
     from ..demo import run, task
     from ..demo.model_files import ModelFiles, model_files
 
     if args.prompts is not None:
         raise VQError("--prompts: the shipped model knows scenes of its own only; use --count")
-    shown = task.subjects(args.count or _SCENES)
+    shown = task.subjects(args.count or _SCENES, held_out)
     files = ModelFiles(args.reference, model_files().autoencoder)
 
     def judge(pictures: Tensor) -> dict[str, float]:

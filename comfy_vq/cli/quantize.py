@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from .. import checkpoint
+from .. import calibration, checkpoint
 from ..budget import UNKNOWN_ACTIVATIONS, activation_bytes, plan_within, sampling_bytes
+from ..calibration.gate import Gate, describe
 from ..estimate import estimate
 from ..plan import FAMILIES, Plan
 from ..quantize import WeightSource, plan_for, quantize
@@ -60,12 +61,19 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "--family", choices=FAMILIES, help="plan by this family's sensitivities; default: detect"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same file")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="what goes into each layer, from `calibrate` or Save VQ Calibration: the same size, better",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     arguments.check_destination(args.dst, args.force)
     weights = checkpoint.open_dense(args.src)
+    gate = None if args.calibration is None else Gate(calibration.load(args.calibration))
     how = {"exclude": args.exclude, "family": args.family}
     how |= {"codec": args.codec, "effort": args.effort}
     plan = _plan(args, weights, how)
@@ -73,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     expected = estimate(plan, args.effort, args.device, _sampling_bytes(plan))
     print(f"{expected}{_unknown(plan)}", flush=True)
     arguments.check_space(args.dst, expected.file_bytes)
-    encode_to(args.dst, weights, plan, args.effort, args.device, args.seed)
+    encode_to(args.dst, weights, plan, args.effort, args.device, args.seed, gate)
 
 
 def _plan(args: argparse.Namespace, weights: WeightSource, how: dict[str, Any]) -> Plan:
@@ -110,6 +118,7 @@ def encode_to(
     effort: str,
     device: torch.device | str,
     seed: int = 0,
+    gate: Gate | None = None,
 ) -> None:
     """Encode by a plan under a progress bar, and save; an existing file is replaced.
 
@@ -125,6 +134,9 @@ def encode_to(
             seed=seed,
             progress=progress,
             plan=plan,
+            gate=gate,
         )
     checkpoint.save(dst, model)
+    if gate is not None:
+        print(describe(gate.summary()))
     print(f"{dst}: {dst.stat().st_size / 1e6:.1f} MB, {model.bits_per_weight:.3f} bits per weight")

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import Rotation
-from . import beam
+from . import beam, feedback
 from .codebooks import ENTRIES, GROUP, shipped_set, train
 from .encoder import EFFORTS, Coder
+from .feedback import Aim
 from .on_grid import AXES, OnGrid, usual_rotation
 from .records import check_fields, rotation_from, rotation_record
 from .registry import OnProgress
@@ -64,10 +65,12 @@ class BeamSearch:
     shared: CodebookSet
     width: int
     kind = kernels.Additive
+    backwards = False
 
-    def codes(self, unit: Tensor, importance: Tensor | None) -> Tensor:
-        if importance is not None:
-            importance = importance.expand_as(unit).reshape(-1, GROUP)
+    def codes(self, unit: Tensor, aim: Tensor | Aim | None) -> Tensor:
+        if isinstance(aim, Aim):
+            return feedback.additive(unit, self.shared.values(), self.width, aim)
+        importance = None if aim is None else aim.expand_as(unit).reshape(-1, GROUP)
         groups, values = unit.view(-1, GROUP), self.shared.values()
         codes = beam.search(groups, values, self.width, importance)[0]
         return codes.view(len(unit), -1, len(values))

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..errors import VQError
 from ..finite import is_finite
 from . import registry
+from .codebooks import GROUP
 from .encoder import EFFORTS
 from .registry import OnProgress
 from .weight import VQWeight, matrix_shape, to_matrix
@@ -22,6 +23,7 @@ def encode(
     effort: str = "balanced",
     importance: Tensor | None = None,
     *,
+    moments: Tensor | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
     **options: Any,
@@ -36,6 +38,9 @@ def encode(
         effort: ``fast``, ``balanced`` or ``best``.
         importance: non-negative weight of each input column, ``[in]`` or ``[in, *kernel]``; the
             encoder minimizes ``sum importance * (weight - decoded)^2``. None for ones.
+        moments: second moments of the layer's input instead of an importance, float32
+            ``[blocks, width, width]``, see ``calibration.Moments.mean``. The encoder minimizes the
+            squared error of the layer's output, with feedback of errors; see ``feedback``.
         seed: of the rotation's signs and of sampling; the same seed gives the same result.
         on_progress: called with the number of weights coded since the last call, every half second
             or so; may raise to interrupt.
@@ -51,7 +56,8 @@ def encode(
     Raises:
         VQError: unknown codec or effort; a weight that is empty, not finite, of the wrong rank,
             of a width that the codec does not take, or outside half-precision scales; an
-            importance of the wrong shape or with negative or non-finite values.
+            importance or moments of the wrong shape, or with values that cannot be.
+        torch.linalg.LinAlgError: moments that are of no input.
     """
     chosen = registry.get(codec)
     if effort not in EFFORTS:
@@ -69,17 +75,34 @@ def encode(
         weight = weight.half()
     if not is_finite(weight):
         raise VQError("found NaN or Inf in the weight, expected finite values; repair the source")
-    columns = None if importance is None else _columns(importance, shape).to(weight.device)
+    aim = None if importance is None else _columns(importance, shape).to(weight.device)
+    if moments is not None:
+        aim = _checked(moments, shape).to(weight.device)
     with torch.no_grad():
         return chosen.encode(
             weight,
             bits=bits,
             effort=effort,
-            importance=columns,
+            importance=aim,
             seed=seed,
             on_progress=on_progress,
             **options,
         )
+
+
+def _checked(moments: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Moments that are some of a weight of ``shape``, float32."""
+    columns = matrix_shape(shape)[1]
+    size = tuple(moments.shape)
+    square = len(size) == 3 and size[1] == size[2] and 0 not in size
+    if not square or columns % (size[0] * size[1]) or shape[1] % size[1] or size[1] % GROUP:
+        raise VQError(
+            f"found moments of shape {list(size)}, expected blocks [n, width, width] that make up "
+            f"{columns} columns, of a width that divides {shape[1]}"
+        )
+    if not is_finite(moments) or not bool((moments.diagonal(dim1=1, dim2=2) > 0).any()):
+        raise VQError("found moments that are not finite, or zero; calibrate again")
+    return moments.detach().float()
 
 
 def _columns(importance: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -14,13 +14,16 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import Rotation
+from .feedback import Aim, aim_at
 from .registry import OnProgress
-from .scales import fit_scales, half_scales, unbiased_scales
+from .scales import fit_scales, half_scales, unbiased_scales, weighted
 from .threads import map_slabs
 from .weight import CodebookSet
 
 _CPU_SLAB, _SLAB = 1 << 17, 1 << 22
 """Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere."""
+_FED_SLAB = 1 << 20
+"""The same where errors are fed back."""
 _LEAST_ROWS = 32
 """Of a slab. With fewer the many short steps of a search for paths cost more than what they do."""
 
@@ -57,9 +60,16 @@ class Search(Protocol):
         """The set."""
         ...
 
-    def codes(self, unit: Tensor, importance: Tensor | None) -> Tensor:
-        """uint8 ``[rows, groups, bits]`` near float32 ``unit [rows, columns]``, under ``[columns]``."""
+    def codes(self, unit: Tensor, aim: Tensor | Aim | None) -> Tensor:
+        """uint8 ``[rows, groups, bits]`` near float32 ``unit [rows, columns]``.
+
+        Args:
+            aim: importance ``[columns]``; or what ``aim_at`` made of moments; or None for ones.
+        """
         ...
+
+    backwards: bool
+    """Whether it goes from a row's last weight to its first."""
 
     @property
     def kind(self) -> type[kernels.Additive | kernels.Trellis]:
@@ -74,7 +84,9 @@ class Coder:
     Attributes:
         period: input width.
         search: what finds the codes of rows.
-        importance: float32 ``[columns]`` in the order of the matrix, or None.
+        importance: float32, in the order of the matrix's columns, see ``scales.weighted``: under
+            ``[columns]`` weights are coded each by itself, under moments ``[blocks, width, width]``
+            with feedback of errors.
         passes: searches per row, see ``Effort``.
         on_progress: as in ``codecs.encode``.
         unbiased: whether the final scales are ``unbiased_scales``.
@@ -89,28 +101,46 @@ class Coder:
 
     def code(self, matrix: Tensor, rotation: Rotation | None) -> dict[str, Tensor]:
         """The pieces to store: uint8 codes ``[rows, groups, bits]`` and float16 scales ``[rows]``."""
-        size = _CPU_SLAB if matrix.device.type == "cpu" else _SLAB
-        slabs = matrix.split(max(_LEAST_ROWS, size // matrix.shape[1]))
+        slabs = matrix.split(self._rows_at_once(matrix))
+        slab_of = partial(self._slab, rotation, self._aim(rotation))
         codes, scales = [], []
-        for slab, (code, scale) in zip(
-            slabs, map_slabs(partial(self._slab, rotation), slabs), strict=True
-        ):
+        for slab, (code, scale) in zip(slabs, map_slabs(slab_of, slabs), strict=True):
             codes.append(code)
             scales.append(scale)
             if self.on_progress is not None:
                 self.on_progress(slab.numel())
         return {"codes": torch.cat(codes), "scales": half_scales(torch.cat(scales))}
 
+    def _rows_at_once(self, matrix: Tensor) -> int:
+        size = _CPU_SLAB if matrix.device.type == "cpu" else _SLAB
+        if self._fed:  # a step takes one group of each row, so many rows have to make up a batch
+            size = _FED_SLAB
+        return max(_LEAST_ROWS, size // matrix.shape[1])
+
+    @property
+    def _fed(self) -> bool:
+        return self.importance is not None and self.importance.ndim > 1
+
+    def _aim(self, rotation: Rotation | None) -> Tensor | Aim | None:
+        """What the search is for in the rotated matrix."""
+        if self.importance is None:
+            return None
+        if self._fed:
+            return aim_at(self.importance, rotation, self.period, backwards=self.search.backwards)
+        # a rotation mixes the columns of a block, so importance cannot steer the search there
+        return self.importance if rotation is None else None
+
     def rotation(
         self, asked: Rotation | None | Literal["auto"], usual: Rotation | None, matrix: Tensor
     ) -> Rotation | None:
         """The rotation that was asked for. "auto": the usual one.
 
-        It spreads importance over a block, so under importance it has to earn its place.
+        It spreads importance over a block, so under importance it has to earn its place. Under
+        moments nothing is lost, since they are rotated with it.
         """
         if asked != "auto":
             return asked
-        if self.importance is None or usual is None:
+        if self.importance is None or self._fed or usual is None:
             return usual
         sample = matrix[:: max(1, len(matrix) // 64)].float()
         return min((usual, None), key=partial(self._error, sample))
@@ -120,12 +150,14 @@ class Coder:
         turned = self._turned(matrix.float(), rotation)
         return _unit(turned, _norms(turned))
 
-    def _slab(self, rotation: Rotation | None, slab: Tensor) -> tuple[Tensor, Tensor]:
+    def _slab(
+        self, rotation: Rotation | None, aim: Tensor | Aim | None, slab: Tensor
+    ) -> tuple[Tensor, Tensor]:
         slab = slab.float()
         turned = self._turned(slab, rotation)
-        codes, fitted, error = self._pass(slab, turned, _norms(turned), rotation)
+        codes, fitted, error = self._pass(slab, turned, _norms(turned), rotation, aim)
         for _ in range(self.passes - 1):
-            again = self._pass(slab, turned, fitted, rotation)
+            again = self._pass(slab, turned, fitted, rotation, aim)
             better = again[2] < error
             codes = torch.where(better[:, None, None], again[0], codes)
             fitted = torch.where(better, again[1], fitted)
@@ -135,18 +167,19 @@ class Coder:
         return codes, fitted
 
     def _pass(
-        self, slab: Tensor, turned: Tensor, scales: Tensor, rotation: Rotation | None
+        self,
+        slab: Tensor,
+        turned: Tensor,
+        scales: Tensor,
+        rotation: Rotation | None,
+        aim: Tensor | Aim | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Search at the given scales, then fit them: codes, new scales, row errors."""
-        # a rotation mixes the columns of a block, so importance cannot steer the search there
-        aim = self.importance if rotation is None else None
         codes = self.search.codes(_unit(turned, scales), aim)
         decoded = self._decoded(codes, rotation)
         fitted = fit_scales(slab, decoded, self.importance).half().float()
-        error = (slab - decoded * fitted[:, None]).square()
-        if self.importance is not None:
-            error = error * self.importance
-        return codes, fitted, error.sum(1)
+        error = slab - decoded * fitted[:, None]
+        return codes, fitted, (error * weighted(error, self.importance)).sum(1)
 
     def _turned(self, matrix: Tensor, rotation: Rotation | None) -> Tensor:
         return matrix if rotation is None else kernels.rotate(matrix, rotation, self.period)
@@ -161,7 +194,8 @@ class Coder:
     def _error(self, sample: Tensor, rotation: Rotation | None) -> float:
         """Squared error of a float32 matrix under the importance."""
         turned = self._turned(sample, rotation)
-        return float(self._pass(sample, turned, _norms(turned), rotation)[2].sum())
+        aim = self._aim(rotation)
+        return float(self._pass(sample, turned, _norms(turned), rotation, aim)[2].sum())
 
 
 def _norms(matrix: Tensor) -> Tensor:

@@ -13,20 +13,36 @@ class ScaleRangeError(VQError):
 _SMALLEST_NORMAL = torch.finfo(torch.float16).smallest_normal
 
 
+def weighted(matrix: Tensor, importance: Tensor | None) -> Tensor:
+    """``x H`` for each row x of ``[rows, columns]``.
+
+    Args:
+        importance: H; None for the identity, its diagonal ``[columns]``, or ``[blocks, width, width]``
+            on the diagonal, which repeat until they fill it.
+    """
+    if importance is None:
+        return matrix
+    if importance.ndim == 1:
+        return matrix * importance
+    blocks, width = importance.shape[:2]
+    parts = matrix.reshape(-1, blocks, width).transpose(0, 1)
+    return torch.bmm(parts, importance).transpose(0, 1).reshape(matrix.shape)
+
+
 def fit_scales(matrix: Tensor, decoded: Tensor, importance: Tensor | None) -> Tensor:
-    """The scales ``[rows]`` that minimize ``sum_k h_k (w_nk - s_n q_nk)^2`` for each row n.
+    """The scales ``[rows]`` that minimize ``(w_n - s_n q_n) H (w_n - s_n q_n)^T`` for each row n.
 
     Args:
         matrix: w, float32 ``[rows, columns]``.
         decoded: q, what the codes stand for at scale 1, of the same shape.
-        importance: h, float32 ``[columns]``, or None for ones.
+        importance: H, see ``weighted``.
 
     Returns:
         float32 ``[rows]``; zero where q is zero.
     """
-    weighted = decoded if importance is None else decoded * importance
-    energy = (weighted * decoded).sum(1)
-    return torch.where(energy > 0, (weighted * matrix).sum(1) / energy.clamp(min=1e-38), 0.0)
+    aimed = weighted(decoded, importance)
+    energy = (aimed * decoded).sum(1)
+    return torch.where(energy > 0, (aimed * matrix).sum(1) / energy.clamp(min=1e-38), 0.0)
 
 
 def unbiased_scales(matrix: Tensor, decoded: Tensor, importance: Tensor | None) -> Tensor:
@@ -38,9 +54,9 @@ def unbiased_scales(matrix: Tensor, decoded: Tensor, importance: Tensor | None) 
 
     Args, Returns: as ``fit_scales``; rows whose ``<w, q>`` is not positive keep that fit.
     """
-    weighted = matrix if importance is None else matrix * importance
-    overlap = (weighted * decoded).sum(1)
-    scales = (weighted * matrix).sum(1) / overlap.clamp(min=1e-38)
+    aimed = weighted(matrix, importance)
+    overlap = (aimed * decoded).sum(1)
+    scales = (aimed * matrix).sum(1) / overlap.clamp(min=1e-38)
     return torch.where(overlap > 0, scales, fit_scales(matrix, decoded, importance))
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from .. import kernels
 from ..errors import VQError
 from ..kernels import Rotation
-from . import viterbi
+from . import feedback, viterbi
 from .codebooks import shipped_table
 from .encoder import EFFORTS, Coder
+from .feedback import Aim
 from .on_grid import AXES, OnGrid, usual_rotation
 from .records import check_fields, rotation_from, rotation_record
 from .registry import OnProgress
@@ -56,9 +57,13 @@ class ViterbiSearch:
     shared: CodebookSet
     bits: int
     kind = kernels.Trellis
+    backwards = True
 
-    def codes(self, unit: Tensor, importance: Tensor | None) -> Tensor:
-        return viterbi.search(unit, self.shared.values().flatten(), self.bits, importance)
+    def codes(self, unit: Tensor, aim: Tensor | Aim | None) -> Tensor:
+        values = self.shared.values().flatten()
+        if isinstance(aim, Aim):
+            return feedback.trellis(unit, values, self.bits, aim)
+        return viterbi.search(unit, values, self.bits, aim)
 
 
 class Trellis(OnGrid):

@@ -44,27 +44,39 @@ def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = N
         uint8 ``[rows, columns / 8, k]``: the stream's bytes, see ``kernels.coded.Trellis``.
     """
     rows, columns = unit.shape
-    codes, most = [], _rows_at_once(unit.device, columns, len(table), len(table) >> bits)
+    codes, most = [], rows_at_once(unit.device, columns, len(table), len(table) >> bits)
     parts = max(1, -(-rows // most))
     for part in unit.split(max(1, -(-rows // parts))):  # parts of one size
         weights = part.flip(1).T.contiguous()
         aim = None if importance is None else importance.flip(0)
-        around = min(_AROUND, columns // 2)
-        near = torch.cat((weights[-around:], weights[:around]))
-        near_aim = None if aim is None else torch.cat((aim[-around:], aim[:around]))
-        joint = kernels.best_path(near, table, bits, near_aim)[around] >> bits
-        states = kernels.best_path(weights, table, bits, aim, joint).long().T.flip(1)
-        codes.append(_packed(states & ((1 << bits) - 1), bits))
+        ring = joint(weights, table, bits, aim)
+        states = kernels.best_path(weights, table, bits, aim, ring, ring).long().T.flip(1)
+        codes.append(packed(states & ((1 << bits) - 1), bits))
     return torch.cat(codes) if codes else unit.new_empty((rows, columns // 8, bits)).byte()
 
 
-def _rows_at_once(device: torch.device, columns: int, states: int, branches: int) -> int:
+def joint(weights: Tensor, table: Tensor, bits: int, importance: Tensor | None) -> Tensor:
+    """By what paths overlap with themselves where they close to a ring, ``[rows]``.
+
+    That of the best path through the weights around, which are given as for ``kernels.best_path``.
+    """
+    around = min(_AROUND, len(weights) // 2)
+
+    def near(x: Tensor) -> Tensor:
+        return torch.cat((x[-around:], x[:around]))
+
+    aim = None if importance is None else near(importance)
+    return kernels.best_path(near(weights), table, bits, aim)[around] >> bits
+
+
+def rows_at_once(device: torch.device, columns: int, states: int, branches: int) -> int:
+    """How many rows to search together."""
     if device.type == "cpu":
         return max(1, _CPU_METRICS // states)
     return max(1, min(_METRICS // states, _BYTES // (columns * branches)))
 
 
-def _packed(digits: Tensor, bits: int) -> Tensor:
+def packed(digits: Tensor, bits: int) -> Tensor:
     """Bytes of k-bit digits ``[rows, columns]``, the first lowest: uint8 ``[rows, columns / 8, k]``."""
     shifts = torch.arange(GROUP, device=digits.device) * bits
     words = (digits.view(len(digits), -1, GROUP) << shifts).sum(2, keepdim=True)

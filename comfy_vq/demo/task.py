@@ -25,9 +25,9 @@ RECORDED = tuple(spread(range(STEPS), 8))
 """Steps whose inputs candidates answer."""
 
 
-def subjects(count: int) -> list[scenes.Scene]:
-    """Up to ``count`` scenes that were held out of training, spread over all of them."""
-    return spread(scenes.held_out(), count)
+def subjects(count: int, held_out: bool = True) -> list[scenes.Scene]:
+    """Up to ``count`` scenes that were held out of training, or were not, spread over all of them."""
+    return spread(scenes.held_out() if held_out else scenes.training(), count)
 
 
 def contexts(captions: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -119,6 +119,21 @@ def load_unet(
     return unet.eval()
 
 
+def layers_of(unet: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, nn.Module]:
+    """Linear layers and convolutions of a network of ``load_unet``, by their original names.
+
+    Args:
+        unet: of a dense model.
+        shapes: of that model's tensors, by original keys.
+    """
+    config = unet_config(shapes)
+    with torch.device("meta"):
+        bare = UNet2DConditionModel(**config)
+    named = (item for item in _sources(bare, config, shapes).items() if item[0].endswith(".weight"))
+    found = {k.removesuffix(".weight"): unet.get_submodule(n[: -len(".weight")]) for n, k in named}
+    return {name: m for name, m in found.items() if isinstance(m, (nn.Linear, nn.Conv2d))}
+
+
 def _sources(
     unet: UNet2DConditionModel, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, str]:

@@ -6,12 +6,15 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..hosts.comfy import folders
 from . import (
+    calibrate,
+    load_calibration,
     load_checkpoint,
     load_clip,
     load_full_checkpoint,
     quality_report,
     quantize_clip,
     quantize_model,
+    save_calibration,
     save_checkpoint,
     save_clip,
 )
@@ -27,6 +30,9 @@ NODES = [
     *save_clip.NODES,
     *load_clip.NODES,
     *load_full_checkpoint.NODES,
+    *calibrate.NODES,
+    *save_calibration.NODES,
+    *load_calibration.NODES,
 ]
 
 

@@ -9,6 +9,9 @@ from ..codecs import CODECS
 from ..errors import VQError
 from ..hosts.modes import COMPUTE
 
+CALIBRATION = io.Custom("VQ_CALIBRATION")
+"""What goes into each layer, from VQ Calibrate or a file."""
+
 
 def quantizing_inputs(bits: str, average: str, example: str, more: str = "") -> list[io.Input]:
     """What a node that quantizes asks for: bits, effort, layers to leave alone, cache.

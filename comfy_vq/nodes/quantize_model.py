@@ -8,7 +8,7 @@ from ..hosts.comfy import folders
 from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.quantizing import PLANS, Planning, quantize_model
 from ..hosts.modes import COMPUTE
-from .inputs import bits_are_valid, codec_input, quantizing_inputs, spare_memory_input
+from .inputs import CALIBRATION, bits_are_valid, codec_input, quantizing_inputs, spare_memory_input
 
 _NONE = "none"
 
@@ -70,6 +70,12 @@ class VQQuantizeModel(io.ComfyNode):
                     optional=True,
                     tooltip="An empty latent: the size to measure at. Smaller is faster. Without it: the native size.",
                 ),
+                CALIBRATION.Input(
+                    "calibration",
+                    optional=True,
+                    tooltip="Of this model, from VQ Calibrate: the same size, better pictures. With positive "
+                    "connected, each layer is checked by the model's own output.",
+                ),
             ],
             outputs=[io.Model.Output("model"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -95,6 +101,7 @@ class VQQuantizeModel(io.ComfyNode):
         positive=None,
         negative=None,
         latent=None,
+        calibration=None,
     ) -> io.NodeOutput:
         like = None if plan_of == _NONE else folders.path_of(plan_of)
         quantized, report = quantize_model(
@@ -108,6 +115,7 @@ class VQQuantizeModel(io.ComfyNode):
             spare_vram,
             codec,
             Planning(plan, like, positive, negative, latent),
+            calibration,
         )
         return io.NodeOutput(quantized, report, ui=ui.PreviewText(report))
 

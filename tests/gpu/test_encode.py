@@ -35,12 +35,13 @@ def test_paths_are_as_near_as_those_of_eager_pytorch(device, bits, window, weigh
         bits,
         None if importance is None else importance.to(device),
         joint.to(device),
+        joint.to(device),
     )
     found = found.cpu().long()
     assert torch.equal(found[0] >> bits, joint)
     assert torch.equal(found[:-1] % (len(table) >> bits), found[1:] >> bits)
     assert torch.equal(found[-1] % (len(table) >> bits), joint)
-    expected = viterbi.best_path(weights, table, bits, importance, joint)
+    expected = viterbi.best_path(weights, table, bits, importance, joint, joint)
     aim = 1 if importance is None else importance[:, None]
     here, there = ((aim * (table[s] - weights).square()).sum(0) for s in (expected, found))
     assert torch.allclose(here, there, rtol=1e-4)

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from comfy_server import CHECKOUT, PromptRefused, error_of, messages
-from comfy_vq import checkpoint
+from comfy_vq import calibration, checkpoint
 from comfy_vq.model import Component, VQModel
 from host import testing_nodes
 from host.encoders import random_encoders, tiny_encoders
@@ -130,6 +130,28 @@ def painted(server, prompt: dict, record: dict) -> bytes:
     picture = Image.open(server.output / image["subfolder"] / image["filename"])
     assert picture.size == (64, 64)
     return picture.tobytes()
+
+
+def test_calibrate_and_quantize(server, tiny_checkpoint):
+    """And quantize again from the file, at other bits, without sampling."""
+    listening = {"VQCalibrate": {"steps": 2, "pictures": 1}}
+    prompt = runnable(server, "calibrate_and_quantize", **listening)
+    record = server.run(prompt, seconds=900)  # each layer is coded twice and asked about
+    report = output_of(prompt, record, "VQQuantizeModel")["text"][0]
+    assert "calibrated on 2 pictures" in report
+    found = server.output / "vq_calibrations" / "ComfyUI-VQ_00001_.safetensors"
+    assert output_of(prompt, record, "SaveVQCalibration")["text"] == [str(found)]
+    assert calibration.load(found).pictures == 2
+    saved = server.output / "diffusion_models" / "ComfyUI-VQ-calibrated_00001_.safetensors"
+    assert checkpoint.inspect(saved).plan["calibration"]["layers"] > 0
+    for node in prompt.values():
+        if node["class_type"] == "VQQuantizeModel":
+            node["inputs"] |= {"calibration": ["load", 0], "bits": "4.0"}
+    unused = ("VQCalibrate", "SaveVQCalibration")
+    again = {key: node for key, node in prompt.items() if node["class_type"] not in unused}
+    loader = {"class_type": "LoadVQCalibration", "inputs": {"calibration_name": found.name}}
+    record = server.run({**again, "load": loader}, seconds=900)
+    assert "calibrated on 2 pictures" in output_of(again, record, "VQQuantizeModel")["text"][0]
 
 
 def test_a_full_checkpoint_needs_one_file(server, full_checkpoint):

@@ -29,18 +29,20 @@ def cost(states, weights, table, importance):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("given", ["", "start", "end", "start end"])
 @pytest.mark.parametrize("window", [10, 12])
 @pytest.mark.parametrize("bits", range(2, 6))
-def test_paths_are_those_of_eager_pytorch(bits, window, closed, weighted):
+def test_paths_are_those_of_eager_pytorch(bits, window, given, weighted):
     weights, table, _ = case(bits, window, 24, 3, seed=bits)
     importance = torch.linspace(0.1, 3, 24) if weighted else None
-    joint = torch.tensor([0, 5, (1 << window - bits) - 1]) if closed else None
-    found = triton_viterbi.best_path(weights, table, bits, importance, joint)
-    expected = viterbi.best_path(weights, table, bits, importance, joint)
+    joint = torch.tensor([0, 5, (1 << window - bits) - 1])
+    start, end = (joint if name in given else None for name in ("start", "end"))
+    found = triton_viterbi.best_path(weights, table, bits, importance, start, end)
+    expected = viterbi.best_path(weights, table, bits, importance, start, end)
     assert is_a_path(found, table, bits)
-    if joint is not None:
+    if start is not None:
         assert torch.equal(found[0].long() >> bits, joint)
+    if end is not None:
         assert torch.equal(found[-1].long() % (len(table) >> bits), joint)
     costs = [cost(states, weights, table, importance) for states in (found, expected)]
     assert torch.allclose(*costs, rtol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import comfy.model_management
 import comfy.utils
@@ -20,6 +21,17 @@ _LOG_SECONDS = 10.0
 def raise_if_interrupted(_: object = None) -> None:
     """Raise the host's exception if the user has cancelled."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def bar_step(total: int) -> Callable[[], None]:
+    """Moves the bar of the running node by one of so many, and passes on the user's wish to stop."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def step() -> None:
+        raise_if_interrupted()
+        bar.update(1)
+
+    return step
 
 
 class Display:

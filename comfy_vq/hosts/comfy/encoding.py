@@ -11,6 +11,7 @@ import comfy.model_management
 
 from ...cache import Cache
 from ...cache_key import key_of
+from ...calibration.gate import Gate
 from ...estimate import duration, estimate
 from ...model import VQModel
 from ...plan import Plan
@@ -39,6 +40,7 @@ class Job:
         node: that does it, for advice.
         memory: graphics memory that the result will take ...
         doing: ... while it does this.
+        gate: with a calibration, for feedback of errors where it helps.
     """
 
     source: PatchedSource
@@ -49,6 +51,7 @@ class Job:
     node: str
     memory: int
     doing: str
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def carry_out(job: Job, display: Display) -> Done:
     if job.cache is not None:
         display.say("looking for an earlier quantization")
         how = {"effort": job.effort, "exclude": job.excluded, "on_tensor": raise_if_interrupted}
-        key = key_of(job.source, job.plan, **how)
+        used = None if job.gate is None else job.gate.fingerprint()
+        key = key_of(job.source, job.plan, calibration=used, **how)
         earlier = job.cache.find(key)
     if earlier is not None:
         how = f"from the cache, quantized {earlier.when} in {duration(earlier.seconds)}"
@@ -121,6 +125,7 @@ def _encode(job: Job, display: Display) -> tuple[VQModel, float, str]:
     if advice := _advice(job, expected.seconds):
         log.warning("VQ: %s", advice)
     how = {"effort": job.effort, "device": device, "progress": display, "plan": plan}
+    how["gate"] = job.gate
     started = time.perf_counter()
     vq = quantize(job.source, plan.target, **how)
     seconds = time.perf_counter() - started

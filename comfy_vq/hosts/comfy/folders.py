@@ -9,6 +9,7 @@ from functools import lru_cache
 import folder_paths
 
 from ... import checkpoint
+from ...calibration.file import is_calibration
 from ...checkpoint.refusal import refuse
 
 
@@ -42,14 +43,22 @@ FULL = Kind(
 )
 
 
-def register() -> None:
-    """Make ``models/vq`` known to the host, beside folders that the user has mapped to ``vq``.
+CALIBRATIONS = "vq_calibrations"
+"""The folder of calibrations, below the host's models and below its output."""
 
-    Of the folders that our nodes save to, the host knows all but ``output/text_encoders``.
+
+def register() -> None:
+    """Make ``models/vq`` and ``models/vq_calibrations`` known to the host, beside folders that the
+    user has mapped to these names.
+
+    Of the folders that our nodes save to, the host knows only those of models and checkpoints.
     """
+    output = folder_paths.get_output_directory()
+    for root in (folder_paths.models_dir, output):
+        folder_paths.add_model_folder_path(CALIBRATIONS, os.path.join(root, CALIBRATIONS))
+    folder_paths.folder_names_and_paths[CALIBRATIONS][1].add(".safetensors")
     folder_paths.add_model_folder_path("vq", os.path.join(folder_paths.models_dir, "vq"))
-    saved = os.path.join(folder_paths.get_output_directory(), "text_encoders")
-    folder_paths.add_model_folder_path("vq", saved)
+    folder_paths.add_model_folder_path("vq", os.path.join(output, "text_encoders"))
     folder_paths.folder_names_and_paths["vq"][1].add(".safetensors")
 
 
@@ -81,6 +90,21 @@ def path_of(name: str, kind: Kind = MODELS) -> str:
         refuse(found[0], "file", "another kind of file", wanted, advice)
     folders = " or ".join(f"models/{folder}" for folder in kind.folders)
     refuse(name, "file", "no such file", f"one in {folders}", "put it there, or choose another")
+
+
+def calibration_files() -> list[str]:
+    """Names of all calibrations, relative to the folder that each lies in."""
+    names = folder_paths.get_filename_list(CALIBRATIONS)
+    return [n for n in names if is_calibration(folder_paths.get_full_path(CALIBRATIONS, n) or "")]
+
+
+def calibration_path(name: str) -> str:
+    """The file of a name. Raises VQError if there is none in the folders."""
+    path = folder_paths.get_full_path(CALIBRATIONS, name)
+    if path is None:
+        expected = f"one in models/{CALIBRATIONS} or output/{CALIBRATIONS}"
+        refuse(name, "file", "no such file", expected, "put it there, or choose another")
+    return path
 
 
 def fingerprint(path: str) -> tuple[str, int, int]:

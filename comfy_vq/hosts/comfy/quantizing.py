@@ -10,16 +10,19 @@ from comfy.model_patcher import ModelPatcher
 
 from ...budget import Fit, native_side, plan_within, sampling_bytes
 from ...cache import Cache
+from ...calibration import Calibration
+from ...calibration.gate import Gate, describe
 from ...codecs import CODECS
 from ...plan import Plan
+from ...probe import BenchProbe
 from ...quantize import plan_for, task_for
 from ...reuse import saved_plan
 from .carry import carry_over
 from .compute_mode import compute_as
-from .display import Display
+from .display import Display, raise_if_interrupted
 from .encoding import Job, carry_out, patterns, sizes
 from .loader import InMemory, keep_decoded, load
-from .probing import plan_by_measuring, questions_of
+from .probing import plan_by_measuring, probe_of, questions_of
 from .source import ModelSource
 
 _SAMPLING = "sampling one picture"
@@ -56,6 +59,7 @@ def quantize_model(
     spare: int = 0,
     codec: str = CODECS[0],
     planning: Planning | None = None,
+    calibration: Calibration | None = None,
 ) -> tuple[ModelPatcher, str]:
     """A VQ MODEL that otherwise behaves as ``patcher``, which is not changed, and a report.
 
@@ -70,6 +74,7 @@ def quantize_model(
         spare: megabytes of memory for weights that stay decoded.
         codec: one of ``codecs.CODECS``.
         planning: how; by default by the family's table.
+        calibration: of this model.
 
     Raises:
         VQError: see ``ModelSource``, ``quantize``, ``budget.fit`` and ``questions_of``.
@@ -89,14 +94,34 @@ def quantize_model(
         task = task_for(source, plan.target, **how)
         plan = plan_by_measuring(patcher, source, task, plan, questions, display, display.say)
     node, memory = "VQ Quantize Model", memory_of(plan)
-    job = Job(source, plan, effort, excluded, cache, node, memory, _SAMPLING)
+    gate = None if calibration is None else _gate(patcher, source, plan, planning, calibration)
+    job = Job(source, plan, effort, excluded, cache, node, memory, _SAMPLING, gate)
     done = carry_out(job, Display(node_id))  # a bar of its own after that of measuring
     # Held rather than read from the file again when needed: by then the cache may have dropped it.
     origin = InMemory(done.vq)
     quantized = compute_as(carry_over(patcher, load(origin), origin), compute)
     quantized = keep_decoded(quantized, spare)
-    lines = (sizes(done.vq, plan, done.how), done.expected, done.advice)
+    used = done.vq.plan.get("calibration")
+    lines = (sizes(done.vq, plan, done.how), done.expected, used and describe(used), done.advice)
     return quantized, "\n".join(filter(None, lines)) + f"\n\n{plan.table()}"
+
+
+def _gate(
+    patcher: ModelPatcher,
+    source: ModelSource,
+    plan: Plan,
+    planning: Planning,
+    calibration: Calibration,
+) -> Gate:
+    """What feedback has to pass: by the graph's own conditioning, or not at all without one."""
+    if planning.positive is None:
+        return Gate(calibration)
+
+    def probe() -> BenchProbe:
+        asked = questions_of(patcher, planning.positive, planning.negative, planning.latent)
+        return probe_of(patcher, source, asked, native_side(plan.family), raise_if_interrupted)
+
+    return Gate(calibration, probe)
 
 
 def sampling_bytes_of(patcher: ModelPatcher, plan: Plan) -> int:

@@ -12,7 +12,8 @@ from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 
-from ... import checkpoint
+from ... import calibration, checkpoint
+from ...calibration import Calibration
 from ...checkpoint.refusal import refuse
 from ...errors import VQError
 from ...model import VQModel
@@ -84,6 +85,22 @@ def save_clip(
     components = {checkpoint.CLIP: clip_component(clip)}
     workflow = _workflow(prompt, extra_pnginfo)
     checkpoint.save(path, VQModel({}, {}), components=components, extra=workflow)
+    return path
+
+
+def save_calibration(
+    found: Calibration,
+    filename_prefix: str,
+    prompt: Any = None,
+    extra_pnginfo: dict[str, Any] | None = None,
+) -> str:
+    """Write a numbered calibration below the output folder; see ``save_model``.
+
+    Raises:
+        VQError: see ``calibration.save``.
+    """
+    path = _new_path(filename_prefix)
+    calibration.save(path, found, extra=_workflow(prompt, extra_pnginfo))
     return path
 
 

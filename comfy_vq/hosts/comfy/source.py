@@ -107,6 +107,11 @@ class PatchedSource:
         """Only weights of linear layers and convolutions can be held coded."""
         return self._weights[key].codable
 
+    def layers(self) -> dict[str, nn.Module]:
+        """The layers whose weights can be coded, by the weights' names without ``.weight``."""
+        codable = {key: held for key, held in self._weights.items() if held.codable}
+        return {key.removesuffix(".weight"): held.module for key, held in codable.items()}
+
     def module(self, key: str) -> str:
         """Path of the module that holds the weight, within the model."""
         return self._weights[key].key.rpartition(".")[0]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
 import folder_paths
 import numpy as np
 import torch
@@ -19,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ....evaluation.run import Named, evaluate
+from ..display import bar_step
 from ..loader import FromFile, InMemory, origin_of
 from .bench import RECORDED, ComfyBench, Prompt, Settings
 from .sizes import size_of
@@ -52,7 +51,7 @@ def quality_report(
         comfy.model_management.InterruptProcessingException: the user cancelled.
     """
     models = [reference, *candidates]
-    step = _progress(_evaluations(len(candidates) + floor, len(prompts), settings.steps))
+    step = bar_step(_evaluations(len(candidates) + floor, len(prompts), settings.steps))
     bench = ComfyBench(prompts, settings, vae, step)
     named = [
         Named(name, model, size_of(model))
@@ -68,17 +67,6 @@ def seeds_of(positive: list[Any], negative: list[Any], seed: int, count: int) ->
     """The same conditioning with ``count`` seeds from ``seed`` on."""
     seeds = [(seed + i) % _SEEDS for i in range(count)]
     return [Prompt(f"seed {seed}", positive, negative, seed) for seed in seeds]
-
-
-def _progress(total: int) -> Callable[[], None]:
-    """Moves the bar of the running node by one, and passes on the user's wish to stop."""
-    bar = comfy.utils.ProgressBar(total)
-
-    def step() -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        bar.update(1)
-
-    return step
 
 
 def _evaluations(candidates: int, prompts: int, steps: int) -> int:

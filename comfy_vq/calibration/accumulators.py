@@ -1,0 +1,42 @@
+"""Memory for sums: main memory up to a limit, and beyond it a mapped temporary file."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LIMIT = 2 << 30
+"""Bytes of main memory by default. The moments of an SDXL take about as much."""
+
+
+class Accumulators:
+    """Hands out zeroed tensors.
+
+    Tensors in the file are pages that the system writes out when it needs the memory. The file has
+    no name: it goes with the last tensor in it, however the process ends.
+
+    Args:
+        limit: bytes of main memory to hand out.
+    """
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._left = limit
+
+    def zeros(self, shape: tuple[int, ...]) -> Tensor:
+        """float32 of a shape, on the CPU, which may be changed outside inference mode too."""
+        nbytes = 4 * math.prod(shape)
+        with torch.inference_mode(False):
+            if nbytes <= self._left:
+                self._left -= nbytes
+                return torch.zeros(shape)
+            with tempfile.TemporaryFile(prefix="comfy-vq-moments-") as file:
+                mapped = np.memmap(file, np.float32, "w+", shape=shape)
+            return torch.from_numpy(mapped)
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """The same values in memory of its own."""
+        return self.zeros(tuple(tensor.shape)).copy_(tensor)
