@@ -1,7 +1,7 @@
 """What each measure gains on the shipped model: the same model, coded with one measure more at a time.
 
     python make.py python -m benchmarks.ablation [--bits 3 2.2 4] [--pictures 24] [--out FOLDER]
-                                                 [--host auto]
+                                                 [--host auto] [--plan measured]
 
 The steps, each with all that the ones before it have, but for plans, which replace each other:
 
@@ -22,10 +22,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -173,19 +174,29 @@ class Encoder:
             self._done[way] = coded, time.process_time() - started
         return self._done[way]
 
-    def _options(self, name: str, choice: Choice, step: Step) -> Mapping[str, object]:
+    def _options(self, name: str, choice: Choice, step: Step) -> dict[str, Any]:
         shape = self._weights.shape(f"{name}.weight")
-        options: dict[str, object] = {"unbiased": True}
+        options: dict[str, Any] = {"unbiased": True}
         options["rotation"] = usual_rotation(shape, 0) if step.rotated else None
         if step.greedy:
             options["codebooks"] = _greedy_set(choice.bits)
         return options
 
 
-def ladder(weights: WeightSource, plans: Plans, bits: float, out: Path) -> Sequence[Named]:
-    """Files of all steps."""
+def steps_by(plan: str) -> tuple[Step, ...]:
+    """The steps with another plan than the measured one from the rotation on, or with that one."""
+    if plan == "measured":
+        return STEPS
+    others = (step for step in STEPS if step.name != "measured")
+    return tuple(replace(s, plan=plan) if s.plan == "measured" else s for s in others)
+
+
+def ladder(
+    steps: Sequence[Step], weights: WeightSource, plans: Plans, bits: float, out: Path
+) -> Sequence[Named]:
+    """Files of the steps."""
     encoder, found = Encoder(weights), []
-    for step in STEPS:
+    for step in steps:
         model, seconds = encoder.model(plans.of(step, bits), step)
         path = out / f"{step.name.replace(' ', '-')}-{bits:g}.safetensors"
         checkpoint.save(path, model)
@@ -201,6 +212,9 @@ def main() -> None:
     parser.add_argument("--bits", type=float, nargs="+", default=[3.0, 2.2, 4.0])
     parser.add_argument("--pictures", type=int, default=24, help="held-out prompts to sample")
     parser.add_argument("--host", choices=("auto", "comfyui", "diffusers"), default="auto")
+    parser.add_argument(
+        "--plan", choices=("measured", "demo", "unet"), default="measured", help="from rotation on"
+    )
     parser.add_argument("--out", type=Path, default=Path("ablation_out"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -209,7 +223,7 @@ def main() -> None:
     bench, plans = choose_bench(args.host, files, subjects), Plans(weights, files)
     reference = Named("dense", files.unet, bench.size(files.unet))
     for bits in args.bits:
-        candidates = ladder(weights, plans, bits, args.out)
+        candidates = ladder(steps_by(args.plan), weights, plans, bits, args.out)
         folder = args.out / f"{bits:g}"
         how = {"judge": lambda pictures: task.judge(pictures, subjects), "layers": False}
         report = evaluate(bench, reference, candidates, folder, **how)
