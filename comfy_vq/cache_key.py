@@ -17,6 +17,7 @@ from torch import Tensor
 
 from . import __version__
 from .checkpoint.fields import VERSION
+from .codecs.encoder import REVISION
 from .model import Source
 from .plan import Plan
 from .quantize import WeightSource
@@ -44,6 +45,7 @@ def key_of(
     how = {
         "version": __version__,
         "format": VERSION,
+        "encoders": REVISION,
         "plan": plan.summary(),
         "choices": choices,
         "effort": effort,

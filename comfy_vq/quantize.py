@@ -15,8 +15,9 @@ from .calibration.gate import Gate
 from .errors import VQError
 from .finite import is_finite
 from .model import Source, VQModel
-from .plan import TOLERANCE, Layer, Plan, Task
+from .plan import TOLERANCE, Choice, Layer, Plan, Task
 from .progress import Clock, OnProgress
+from .timestep import moments_of_time
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ def quantize(
     if gate is not None:
         gate.calibration.check({layer.name: layer.shape for layer in plan.layers})
     _refuse_not_finite(weights, clock)
+    known = moments_of_time(weights)
     for key in weights.keys():  # noqa: SIM118 - not a mapping
         name = key.removesuffix(".weight")
         choice = plan.choices.get(name) if weights.codable(key) else None
@@ -128,9 +130,8 @@ def quantize(
         tensor = weights.read(key)
         coded = None
         if choice is not None and choice.codec is not None:
-            coded = _encode(
-                name, tensor.to(device), choice.codec, choice.bits, effort, seed, spare, clock, gate
-            )
+            how = {"effort": effort, "seed": seed, "known": known.get(name)}
+            coded = _encode(name, tensor.to(device), choice, spare, clock, gate, **how)
         if coded is None:
             dense[key] = _own_memory(tensor)
             if choice is not None and choice.codec is None:
@@ -162,15 +163,21 @@ def _refuse_not_finite(weights: WeightSource, clock: Clock) -> None:
 def _encode(
     name: str,
     weight: Tensor,
-    codec: str,
-    bits: int,
-    effort: str,
-    seed: int,
+    choice: Choice,
     spare_bits: float,
     clock: Clock,
     gate: Gate | None,
+    *,
+    effort: str,
+    seed: int,
+    known: Tensor | None,
 ) -> codecs.VQWeight | None:
-    """The coded weight, or None where it has to stay dense after all."""
+    """The coded weight, or None where it has to stay dense after all.
+
+    Args:
+        known: second moments of its input that hold without calibration.
+    """
+    codec, bits = choice.codec or "", choice.bits
     options: dict[str, Any] = {} if codec == "int8" else {"unbiased": True}
     if codec == "additive":
         own_set = 8 * codecs.shipped_set(bits).nbytes
@@ -183,7 +190,7 @@ def _encode(
             bits,
             codec,
             effort,
-            moments=moments,
+            moments=known if moments is None and codec != "int8" else moments,
             seed=seed,
             on_progress=lambda weights: clock.advance(weights / tries),
             **options,

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -32,11 +32,13 @@ from comfy_vq.demo.with_diffusers import noise_schedule
 from comfy_vq.evaluation import sqnr_db
 from comfy_vq.hosts.diffusers import load_unet
 from comfy_vq.quantize import quantize
+from comfy_vq.timestep import moments_of_time
 from training.latents import latents
 
 TABLE = Path(__file__).parent.parent / "comfy_vq" / "plan" / "tables" / "demo.json"
 _TIMESTEPS = range(100, 1000, 200)
 _BITS = (2, 4)
+_BITS_UNDER_MOMENTS = (1, 2, 4)
 _NO_NOISE_DB = 120.0  # what rounding in float32 leaves; a layer without effect is infinite
 
 
@@ -74,7 +76,10 @@ def predict(unet: torch.nn.Module, batch: Batch) -> Tensor:
 
 
 def sensitivity_db(
-    weights: dict[str, Tensor], layers: Sequence[str], predictor: Callable[[], Tensor]
+    weights: dict[str, Tensor],
+    layers: Sequence[str],
+    predictor: Callable[[], Tensor],
+    moments: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Output noise per unit of weight NMSE of each layer, in dB, means over the widths.
 
@@ -82,23 +87,30 @@ def sensitivity_db(
         weights: the dense model, float32; layers are changed in place and put back.
         layers: names without ``.weight``.
         predictor: the output of the network that holds these very tensors.
+        moments: under which layers are coded, see ``codecs.encode``. Plans take their errors to be
+            those of weights that are coded without. With few bits they are not much smaller, so
+            what counts is the width that gains least.
     """
-    reference = predictor()
+    reference, moments = predictor(), moments or {}
     found = {}
     for layer in tqdm(layers, desc="measuring"):
         weight = weights[f"{layer}.weight"]
         original = weight.clone()
-        values = []
-        for bits in _BITS if codecs.get("additive").supports(tuple(weight.shape)) else (8,):
+        values, aim = [], moments.get(layer)
+        widths = _BITS if aim is None else _BITS_UNDER_MOMENTS
+        for bits in widths if codecs.get("additive").supports(tuple(weight.shape)) else (8,):
             if bits == 8:
-                coded = codecs.encode(original, bits, "int8")
+                plain = coded = codecs.encode(original, bits, "int8")
             else:
-                coded = codecs.encode(original, bits, effort="fast", unbiased=True)
+                how = {"bits": bits, "effort": "fast", "unbiased": True}
+                plain = coded = codecs.encode(original, **how)
+                if aim is not None:
+                    coded = codecs.encode(original, moments=aim, **how)
             weight.copy_(coded.decode())
             output_db = min(_NO_NOISE_DB, sqnr_db(reference, predictor()))
-            values.append(sqnr_db(original, weight) - output_db)
+            values.append(sqnr_db(original, plain.decode()) - output_db)
             weight.copy_(original)
-        found[layer] = mean(values)
+        found[layer] = mean(values) if aim is None else max(values)
     return found
 
 
@@ -130,7 +142,8 @@ def measure(args: argparse.Namespace) -> None:
     layers = [key.removesuffix(".weight") for key in weights if is_layer(key, dense.shape(key))]
     batch = make_batch(training(), args.scenes, seed=0)
     unet = load_unet(weights)
-    values = sensitivity_db(weights, layers, lambda: predict(unet, batch))
+    moments = moments_of_time(_Weights(dense))
+    values = sensitivity_db(weights, layers, lambda: predict(unet, batch), moments)
     rules = [[n, round(v, 1)] for n, v in sorted(values.items(), key=lambda item: -item[1])]
     table = {
         "source": "measured by training/measure_sensitivity.py on the shipped model "

@@ -111,7 +111,7 @@ class Additive(OnGrid):
         matrix = to_matrix(weight)
         shared = codebooks if codebooks is not None else shipped_set(bits)
         search = BeamSearch(shared.to(weight.device), tries.beam)
-        coder = Coder(shape[1], search, importance, tries.passes, on_progress, unbiased)
+        coder = Coder(shape[1], search, importance, on_progress, unbiased)
         spec = self.spec_for(bits, shape, seed)
         spec = replace(spec, rotation=coder.rotation(rotation, spec.rotation, matrix))
         if own_codebooks is True or (own_codebooks == "auto" and tries.own_sets):

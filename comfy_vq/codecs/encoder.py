@@ -20,6 +20,8 @@ from .scales import fit_scales, half_scales, unbiased_scales, weighted
 from .threads import map_slabs
 from .weight import CodebookSet
 
+REVISION = 2
+"""Counts changes of what a quantization makes of the same weights and settings, for its cache."""
 _CPU_SLAB, _SLAB = 1 << 17, 1 << 22
 """Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere."""
 _FED_SLAB = 1 << 20
@@ -35,20 +37,18 @@ class Effort:
     Attributes:
         beam: partial sums of additive codes kept per group.
         window: bits of a trellis code's window.
-        passes: searches per row; each after the first starts from the refitted scale.
         own_sets: whether a layer may train a codebook set of its own.
     """
 
     beam: int
     window: int = 12
-    passes: int = 1
     own_sets: bool = False
 
 
 EFFORTS = {
     "fast": Effort(beam=2, window=10),
     "balanced": Effort(beam=8),
-    "best": Effort(beam=16, passes=2, own_sets=True),
+    "best": Effort(beam=32, own_sets=True),
 }
 
 
@@ -87,7 +87,6 @@ class Coder:
         importance: float32, in the order of the matrix's columns, see ``scales.weighted``: under
             ``[columns]`` weights are coded each by itself, under moments ``[blocks, width, width]``
             with feedback of errors.
-        passes: searches per row, see ``Effort``.
         on_progress: as in ``codecs.encode``.
         unbiased: whether the final scales are ``unbiased_scales``.
     """
@@ -95,7 +94,6 @@ class Coder:
     period: int
     search: Search
     importance: Tensor | None
-    passes: int
     on_progress: OnProgress | None
     unbiased: bool = False
 
@@ -155,13 +153,7 @@ class Coder:
     ) -> tuple[Tensor, Tensor]:
         slab = slab.float()
         turned = self._turned(slab, rotation)
-        codes, fitted, error = self._pass(slab, turned, _norms(turned), rotation, aim)
-        for _ in range(self.passes - 1):
-            again = self._pass(slab, turned, fitted, rotation, aim)
-            better = again[2] < error
-            codes = torch.where(better[:, None, None], again[0], codes)
-            fitted = torch.where(better, again[1], fitted)
-            error = torch.where(better, again[2], error)
+        codes, fitted, _error = self._pass(slab, turned, _norms(turned), rotation, aim)
         if self.unbiased:
             fitted = unbiased_scales(slab, self._decoded(codes, rotation), self.importance)
         return codes, fitted

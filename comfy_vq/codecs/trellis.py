@@ -92,10 +92,10 @@ class Trellis(OnGrid):
         on_progress: OnProgress | None = None,
     ) -> VQWeight:
         """Code a weight; see ``codecs.encode``."""
-        shape, tries = tuple(weight.shape), EFFORTS[effort]
+        shape = tuple(weight.shape)
         matrix, spec = to_matrix(weight), self.spec_for(bits, shape, seed, effort)
         search = ViterbiSearch(shipped_table(bits, spec.window).to(weight.device), bits)
-        coder = Coder(shape[1], search, importance, tries.passes, on_progress, unbiased)
+        coder = Coder(shape[1], search, importance, on_progress, unbiased)
         spec = replace(spec, rotation=coder.rotation(rotation, spec.rotation, matrix))
         tensors = coder.code(matrix, spec.rotation)
         return VQWeight(spec, shape, weight.dtype, tensors, search.shared)

@@ -46,7 +46,7 @@ def test_paths_are_those_of_eager_pytorch(bits, window, given, weighted):
         assert torch.equal(found[-1].long() % (len(table) >> bits), joint)
     costs = [cost(states, weights, table, importance) for states in (found, expected)]
     assert torch.allclose(*costs, rtol=1e-5)
-    assert (found == expected).float().mean() > 0.9
+    assert (found == expected).float().mean() > 0.6  # of three rows, one may have two best paths
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(1, 1), (2, 3), (140, 1), (3, 33)])

@@ -27,3 +27,16 @@ def test_measures_gain_from_weight_error_to_output_error() -> None:
     assert found["a"] == pytest.approx(-20, abs=0.5)
     assert sensitivity_db(weights, ["odd"], lambda: x)["odd"] < -60
     assert all(torch.equal(weights[key], before[key]) for key in weights)
+
+
+def test_a_layer_that_is_coded_under_moments_shows_less() -> None:
+    """The input has one direction, in which feedback leaves next to no error."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {"a.weight": torch.randn(32, 64, generator=generator)}
+    x = torch.randn(64, 1, generator=generator)
+    moments = {"a": (x @ x.T + 1e-3 * torch.eye(64))[None]}
+    plain, fed = (
+        sensitivity_db(weights, ["a"], lambda: weights["a.weight"] @ x, aim)["a"]
+        for aim in (None, moments)
+    )
+    assert fed < plain - 10
