@@ -1,0 +1,96 @@
+"""Quality per bit: our files and everyone else's formats, of the shipped model, in one run.
+
+    python make.py python -m pip install --no-deps -r benchmarks/requirements.txt
+    python make.py python -m benchmarks.quality --out quality_out
+
+    [--formats "Q4*" "VQ3*"] [--count 24] [--effort balanced] [--host auto]
+
+Files are made once and kept in ``--out``, so that a run goes on where it was interrupted. Then all of
+them are measured as the demo measures: ``report.md`` there, sorted by size, plots, and ``gaps.md``: how
+many dB ours are ahead of theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from comfy_vq import checkpoint
+from comfy_vq.demo import run, task
+from comfy_vq.demo.model_files import model_files
+from comfy_vq.errors import VQError
+from comfy_vq.evaluation.report import to_table
+from comfy_vq.evaluation.run import Named, evaluate
+
+from .formats import ggml
+from .formats.catalogue import formats
+from .formats.format import Format, size_in
+from .gaps import Observed, gap_table
+
+_RIVALS = ("NF4", "Q4_K_S", "Q4_K flat", "Q4_0", "Q3_K_S", "Q3_K flat", "IQ3_S flat", "Q2_K flat")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("quality_out"))
+    parser.add_argument("--formats", nargs="+", default=["*"], help="patterns of names")
+    parser.add_argument("--count", type=int, default=24, help="prompts")
+    parser.add_argument("--effort", default="balanced", help="of ours")
+    parser.add_argument("--host", default="auto", choices=("auto", "comfyui", "diffusers"))
+    args = parser.parse_args()
+    chosen = _chosen(formats(args.effort), args.formats)
+    files, shown = model_files(), task.subjects(args.count)
+    candidates = _made(chosen, files.unet, args.out / "files")
+    bench = Observed(run.choose_bench(args.host, files, shown))
+    started = time.monotonic()
+    report = evaluate(
+        bench,
+        Named("dense fp16", files.unet, bench.size(files.unet)),
+        candidates,
+        args.out,
+        judge=lambda pictures: task.judge(pictures, shown),
+        layers=False,
+        floor=True,
+        note=f"GGUF's types by ggml {ggml.version()}.",
+    )
+    seconds = time.monotonic() - started
+    print(f"\n{to_table(report)}\n")
+    noises = {one.name: bench.noises[one.model] for one in candidates if one.model in bench.noises}
+    ours = [name for name in noises if name.startswith("VQ")]
+    gaps = gap_table(noises, ours, [name for name in _RIVALS if name in noises])
+    (args.out / "gaps.md").write_text(f"{gaps}\n", encoding="utf-8")
+    print(f"{gaps}\n\n{len(candidates)} formats measured in {seconds / 60:.0f} minutes")
+
+
+def _chosen(known: Sequence[Format], patterns: Sequence[str]) -> list[Format]:
+    chosen = [one for one in known if any(fnmatchcase(one.name, pattern) for pattern in patterns)]
+    if not chosen:
+        names = ", ".join(one.name for one in known)
+        raise VQError(f"--formats: found none like {' '.join(patterns)}, expected some of {names}")
+    return chosen
+
+
+def _made(chosen: Sequence[Format], dense: Path, folder: Path) -> list[Named]:
+    """The files, the smallest last; what cannot be made here is said and left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, made = checkpoint.open_dense(dense), []
+    for one in chosen:
+        started = time.process_time()
+        try:
+            path = one.file(weights, folder)
+        except (ImportError, VQError) as error:
+            print(f"NOT COMPARED: {one.name}: {error}", flush=True)
+            continue
+        made.append(Named(one.name, path, size_in(path)))
+        spent = time.process_time() - started
+        print(f"{one.name}: {made[-1].size.bits_per_weight:.3f} bits, {spent:.1f} s", flush=True)
+    return sorted(made, key=lambda named: -named.size.nbytes)
+
+
+if __name__ == "__main__":
+    main()
