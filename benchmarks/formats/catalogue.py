@@ -12,8 +12,8 @@ from .ours import vq
 
 BITS = (4.0, 3.5, 3.0, 2.5, 2.2)
 CODECS = ("additive", "trellis")
-_FLAT = ("Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K", "MXFP4")
-_FLAT_IQ = ("IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
+_FLAT = ("Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K", "MXFP4", "IQ4_NL", "IQ4_XS")
+_FLAT += ("IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 ELSEWHERE = "unet"
 """Family whose sensitivities were measured on other models than the shipped one."""
 
@@ -36,12 +36,8 @@ def formats(effort: str = "balanced") -> list[Format]:
         for name, mix in gguf_files.MIXES.items()
     ]
     gguf += [
-        Format(f"{kind} flat", gguf_files.write(gguf_files.flattened(kind)), ".gguf")
-        for kind in _FLAT
-    ]
-    gguf += [
         Format(f"{kind} flat", gguf_files.write(gguf_files.flattened(kind), uniform=True), ".gguf")
-        for kind in _FLAT_IQ
+        for kind in _FLAT
     ]
     return [*comfyui, *bitsandbytes, *gguf, *ours(effort)]
 

@@ -12,7 +12,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from comfy_vq.checkpoint.gguf import gguf_size, is_gguf
 from comfy_vq.demo import task
 from comfy_vq.evaluation.bench import Size
 from comfy_vq.quantize import WeightSource
@@ -53,12 +52,11 @@ class Format:
 
 def size_in(path: Path) -> Size:
     """Of what a format stores for the model in a file, which may hold it decoded."""
-    if is_gguf(path):
-        return Size(*gguf_size(path))
-    with safe_open(path, "pt") as file:
-        noted = file.metadata() or {}
-    if _BYTES in noted:
-        return Size(int(noted[_BYTES]), int(noted[_WEIGHTS]))
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            noted = file.metadata() or {}
+        if _BYTES in noted:
+            return Size(int(noted[_BYTES]), int(noted[_WEIGHTS]))
     return task.size_of(path)
 
 

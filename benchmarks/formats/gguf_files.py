@@ -120,7 +120,11 @@ def flattened(kind: str) -> Rule:
 
 
 def write(rule: Rule, uniform: bool = False) -> Make:
-    """A GGUF file by a rule; ``uniform`` gives ggml an importance of one for every column."""
+    """A GGUF file by a rule.
+
+    ``uniform`` gives ggml an importance of one for every column: the squared error then, where it would
+    guess that larger weights matter more, which measures worse.
+    """
 
     def make(weights: WeightSource, path: Path) -> None:
         writer = gguf.GGUFWriter(path, "sd1")
