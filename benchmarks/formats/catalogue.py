@@ -14,11 +14,13 @@ BITS = (4.0, 3.5, 3.0, 2.5, 2.2)
 CODECS = ("additive", "trellis")
 _FLAT = ("Q5_K", "Q4_K", "Q4_0", "Q3_K", "Q2_K", "MXFP4", "IQ4_NL", "IQ4_XS")
 _FLAT += ("IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS")
+EFFORT = "balanced"
+"""Of ours, where a name does not say another."""
 ELSEWHERE = "unet"
 """Family whose sensitivities were measured on other models than the shipped one."""
 
 
-def formats(effort: str = "balanced") -> list[Format]:
+def formats(effort: str = EFFORT) -> list[Format]:
     """Theirs, then ours."""
     comfyui = [
         Format("fp8", by_layer(fp8, rest=torch.float8_e4m3fn)),
@@ -44,11 +46,14 @@ def formats(effort: str = "balanced") -> list[Format]:
 
 def ours(effort: str) -> list[Format]:
     """Each codec at each size, and where it matters most with sensitivities of other models."""
+    suffix = "" if effort == EFFORT else f" {effort}"
     made = [
-        Format(f"VQ{bits:g} {codec}", vq(bits, codec, effort)) for codec in CODECS for bits in BITS
+        Format(f"VQ{bits:g} {codec}{suffix}", vq(bits, codec, effort))
+        for codec in CODECS
+        for bits in BITS
     ]
     foreign = [
-        Format(f"VQ{bits:g} {codec} {ELSEWHERE}", vq(bits, codec, effort, ELSEWHERE))
+        Format(f"VQ{bits:g} {codec} {ELSEWHERE}{suffix}", vq(bits, codec, effort, ELSEWHERE))
         for codec in CODECS
         for bits in (3.0, 2.2)
     ]

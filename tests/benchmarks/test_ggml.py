@@ -19,7 +19,7 @@ KINDS += ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS")
 
 
 def test_without_ggml_its_package_is_named(monkeypatch):
-    monkeypatch.setattr(module, "_installed", lambda: [])
+    monkeypatch.setattr(module, "_installed", list)
     with pytest.raises(VQError, match="pip install --no-deps pywhispercpp"):
         module.library.__wrapped__()
 
