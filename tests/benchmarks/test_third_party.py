@@ -1,5 +1,7 @@
 """Plans and formats on a network that nobody here trained, here a small random one."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ class Network:
         torch.manual_seed(0)
         self._embedding = nn.Embedding(30000, 128)
         widths = [128, 192, 64, 320] * 4 + [128]
-        pairs = enumerate(zip(widths, widths[1:], strict=False))
+        pairs = enumerate(pairwise(widths))
         self.layers = {f"layer.{n}": nn.Linear(*pair, bias=False) for n, pair in pairs}
         self.weights = {f"{n}.weight": m.weight.detach().clone() for n, m in self.layers.items()}
 
