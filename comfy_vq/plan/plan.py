@@ -54,4 +54,5 @@ class Plan:
             "family": self.family,
             "weights": dict(sorted(weights.items())),
             **({} if self.sqnr_db is None else {"predicted_sqnr_db": round(self.sqnr_db, 2)}),
+            **({"sensitivity_db": dict(self.sensitivity_db)} if self.sensitivity_db else {}),
         }

@@ -62,21 +62,9 @@ def make_plan(
         VQError: no layers; a bad ``bits``; an unknown family or codec; an exclude that matches no layer; a
             target that cannot be met (UnreachableError), with the range that can.
     """
-    task = Task.of(
+    return Task.of(
         layers, other_bits, other_numel, bits, family, exclude, codec, effort, sensitivity_db
-    )
-    chosen = allocate(task.options, task.budget, TOLERANCE * task.numel)
-    reached = task.average(chosen)
-    if abs(reached - bits) > TOLERANCE:
-        low, high = task.range()
-        raise UnreachableError(
-            f"bits: found {bits:g}, which no mix of widths meets within {TOLERANCE} for so few "
-            f"layers; the nearest is {reached:.2f} in the range {_ceil(low):.2f} to "
-            f"{_floor(high):.2f}; choose that"
-        )
-    noise = task.options.total_noise(chosen)
-    known = is_absolute(task.family) or sensitivity_db is not None
-    return task.plan(chosen, -10 * math.log10(noise) if noise > 0 and known else None)
+    ).solve()
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +128,21 @@ class Task:
             )
         return task
 
+    def solve(self) -> Plan:
+        """The plan of least noise, that of layers taken as independent."""
+        chosen = allocate(self.options, self.budget, TOLERANCE * self.numel)
+        reached = self.average(chosen)
+        if abs(reached - self.target) > TOLERANCE:
+            low, high = self.range()
+            raise UnreachableError(
+                f"bits: found {self.target:g}, which no mix of widths meets within {TOLERANCE} for so few "
+                f"layers; the nearest is {reached:.2f} in the range {_ceil(low):.2f} to "
+                f"{_floor(high):.2f}; choose that"
+            )
+        noise = self.options.total_noise(chosen)
+        known = is_absolute(self.family) or bool(self.sensitivity_db)
+        return self.plan(chosen, -10 * math.log10(noise) if noise > 0 and known else None)
+
     @property
     def numel(self) -> int:
         """Weights of the whole model."""
@@ -165,14 +168,14 @@ class Task:
             return Choice(None, self.layers[row].itemsize_bits)
         return Choice(self.widths[option].codec, self.widths[option].bits)
 
-    def chosen(self, plan: Plan) -> np.ndarray:
-        """A plan of this task as an allocation."""
-        rows = []
+    def allocation(self, choices: Mapping[str, Choice]) -> np.ndarray:
+        """Choices by layer as an allocation; a layer stays dense if it cannot take its choice."""
+        found = np.full(len(self.layers), len(self.widths))
         for row, layer in enumerate(self.layers):
-            columns = np.flatnonzero(np.isfinite(self.options.bits[row])).tolist()
-            wanted = plan.choices[layer.name]
-            rows.append(next(c for c in columns if self.choice(row, c) == wanted))
-        return np.array(rows)
+            for option in np.flatnonzero(np.isfinite(self.options.bits[row])).tolist():
+                if self.choice(row, option) == choices.get(layer.name):
+                    found[row] = option
+        return found
 
     def plan(self, chosen: np.ndarray, sqnr_db: float | None) -> Plan:
         """An allocation as a plan."""
