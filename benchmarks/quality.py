@@ -28,7 +28,7 @@ from comfy_vq.demo.model_files import model_files
 from comfy_vq.errors import VQError
 from comfy_vq.evaluation.bench import Bench
 from comfy_vq.evaluation.figures import Figures, noise_figures
-from comfy_vq.evaluation.report import Report, to_markdown, to_table
+from comfy_vq.evaluation.report import Report, to_json, to_markdown, to_table
 from comfy_vq.evaluation.run import Named, evaluate
 
 from .formats import ggml
@@ -60,6 +60,7 @@ def main() -> None:
     if args.noise_only:
         report = _noise_report(bench, reference, candidates)
         (args.out / "report.md").write_text(to_markdown(report), encoding="utf-8")
+        (args.out / "report.json").write_text(to_json(report), encoding="utf-8")
     else:
         report = evaluate(
             bench,

@@ -52,7 +52,9 @@ def rate_quality(
         quality, bits = _quality(model), model.size.bits_per_weight
         if not math.isfinite(quality.value):
             continue
-        colour = colours.get(model.name) or _colour(model, index + len(series or {}))
+        colour = colours.get(model.name) or _colour(
+            model, index, _COLOURS[len(series or {}) :] or _COLOURS
+        )
         if model.name == FLOOR:
             axes.axhline(quality.value, color=colour, linestyle="--", linewidth=1)
             continue
@@ -118,8 +120,8 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _colour(model: Figures, index: int) -> str:
-    return "black" if model.name == FLOOR else _COLOURS[index % len(_COLOURS)]
+def _colour(model: Figures, index: int, colours: Sequence[str] = _COLOURS) -> str:
+    return "black" if model.name == FLOOR else colours[index % len(colours)]
 
 
 def _series_colours(series: Mapping[str, Sequence[str]]) -> dict[str, str]:
