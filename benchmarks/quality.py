@@ -77,9 +77,12 @@ def main() -> None:
     print(f"\n{to_table(report)}\n")
     noises = {one.name: bench.noises[one.model] for one in candidates if one.model in bench.noises}
     ours = [name for name in noises if name.startswith("VQ")]
-    gaps = gap_table(noises, ours, [name for name in _RIVALS if name in noises])
-    (args.out / "gaps.md").write_text(f"{gaps}\n", encoding="utf-8")
-    print(f"{gaps}\n\n{len(candidates)} formats measured in {seconds / 60:.0f} minutes")
+    rivals = [name for name in _RIVALS if name in noises]
+    if ours and rivals:
+        gaps = gap_table(noises, ours, rivals)
+        (args.out / "gaps.md").write_text(f"{gaps}\n", encoding="utf-8")
+        print(f"{gaps}\n")
+    print(f"{len(candidates)} formats measured in {seconds / 60:.0f} minutes")
 
 
 def _noise_report(bench: Bench, reference: Named, candidates: Sequence[Named]) -> Report:
