@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint
+from ..checkpoint.gguf import gguf_size, is_gguf
 from ..evaluation.bench import Size, spread
 from . import checker, conditioning, scenes
 
@@ -36,7 +37,9 @@ def contexts(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
 
 
 def size_of(path: Path) -> Size:
-    """Of the diffusion model in a VQ file or a dense one, by the header alone."""
+    """Of the diffusion model in a VQ file, a GGUF file or a dense one, by the header alone."""
+    if is_gguf(path):
+        return Size(*gguf_size(path))
     if checkpoint.is_vq(path):
         header = checkpoint.inspect(path)
         return Size(header.nbytes, header.numel)

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import checkpoint
+from ..checkpoint.gguf import is_gguf, load_gguf
 from ..evaluation.bench import Recording, Size
 from ..hosts.diffusers import load_unet
 from . import task
@@ -126,5 +127,7 @@ class DiffusersBench:
 
 
 def _weights(path: Path) -> dict[str, Tensor]:
+    if is_gguf(path):
+        return load_gguf(path)
     source = checkpoint.open_dense(path)
     return {key: source.read(key) for key in sorted(source.keys())}

@@ -49,7 +49,8 @@ class Figures:
     Attributes:
         name: for people.
         size: as stored.
-        sample_seconds: for all prompts; of the reference, while it was recorded.
+        sample_seconds: for all prompts; of the reference, while it was recorded; 0 for a model that
+            was not sampled.
         noise, latents: None for the reference.
         pictures: None for the reference, and without an autoencoder.
         judged: shares (0..1) by what was judged; None without a judge.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.colors import TABLEAU_COLORS
@@ -13,12 +12,16 @@ from matplotlib.figure import Figure
 
 from .figures import FLOOR, Figures
 from .intervals import Interval
+from .labels import Point, label
 from .report import Report, decibel
 
 _DPI = 120
 _MOST_NAMES = 30
 """Layers whose names fit under the plot."""
 _LONGEST_NAME = 32
+_SMALL, _CROWDED = (7, 4.5), (11, 8)  # inches
+_MOST_COLOURS = 9
+"""Models that colours can tell apart."""
 _COLOURS = [colour for colour in TABLEAU_COLORS if colour != "tab:gray"]
 
 
@@ -32,30 +35,42 @@ def write_plots(out: Path, report: Report) -> None:
         by_layer(detailed).savefig(out / "layers.png", dpi=_DPI)
 
 
-def rate_quality(models: Sequence[Figures]) -> Figure:
-    """Bits per weight against noise SQNR; the noise floor is a line."""
-    figure, axes = _canvas(7, 4.5)
+def rate_quality(
+    models: Sequence[Figures], series: Mapping[str, Sequence[str]] | None = None
+) -> Figure:
+    """Bits per weight against noise SQNR; the noise floor is a line.
+
+    Args:
+        series: names of models that are one thing at several sizes, under what it is called: of one
+            colour, and joined.
+    """
+    figure, axes = _canvas(*(_CROWDED if len(models) > _MOST_COLOURS else _SMALL))
     axes.set(xlabel="bits per weight", ylabel="noise SQNR, dB", title="Rate and quality")
-    labels = []
-    shown = [(model, _quality(model)) for model in models]
-    most = max((m.size.bits_per_weight for m in models if m.name != FLOOR), default=0)
-    for index, (model, quality) in enumerate(shown):
-        colour, bits = _colour(model, index), model.size.bits_per_weight
+    colours = _series_colours(series or {})
+    points = []
+    for index, model in enumerate(models):
+        quality, bits = _quality(model), model.size.bits_per_weight
         if not math.isfinite(quality.value):
             continue
+        colour = colours.get(model.name) or _colour(
+            model, index, _COLOURS[len(series or {}) :] or _COLOURS
+        )
         if model.name == FLOOR:
             axes.axhline(quality.value, color=colour, linestyle="--", linewidth=1)
-            where = (0.01, quality.value), axes.get_yaxis_transform()
-            labels.append(_label(axes, FLOOR, *where, colour))
             continue
         low, high = _bounds(quality)
         # Equal prompts leave a width of nothing but rounding, of either sign.
         bars = [[max(0.0, quality.value - low)], [max(0.0, high - quality.value)]]
         axes.errorbar(bits, quality.value, yerr=bars, fmt="o", capsize=3, color=colour)
-        at = (bits, quality.value), axes.transData
-        labels.append(_label(axes, model.name, *at, colour, left=bits > 0.7 * most))
+        points.append(Point(model.name, bits, quality.value, low, high, colour))
+    placed = {point.text: point for point in points}
+    for names in (series or {}).values():
+        line = sorted((placed[name].x, placed[name].y) for name in names if name in placed)
+        if line:
+            axes.plot(*zip(*line, strict=True), color=colours[names[0]], linewidth=1, alpha=0.6)
     axes.margins(x=0.12, y=0.15)
-    _keep_apart(figure, labels)
+    _name_floor(axes, models)
+    label(figure, axes, points)
     return figure
 
 
@@ -105,8 +120,27 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _colour(model: Figures, index: int) -> str:
-    return "black" if model.name == FLOOR else _COLOURS[index % len(_COLOURS)]
+def _colour(model: Figures, index: int, colours: Sequence[str] = _COLOURS) -> str:
+    return "black" if model.name == FLOOR else colours[index % len(colours)]
+
+
+def _series_colours(series: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    colours = zip(series.values(), _COLOURS, strict=False)
+    return {name: colour for names, colour in colours for name in names}
+
+
+def _name_floor(axes: Axes, models: Sequence[Figures]) -> None:
+    for model in models:
+        if model.name == FLOOR and math.isfinite(_quality(model).value):
+            where = 0.01, _quality(model).value
+            axes.annotate(
+                FLOOR,
+                where,
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(7, 4),
+                textcoords="offset points",
+                fontsize=9,
+            )
 
 
 def _quality(model: Figures) -> Interval:
@@ -125,37 +159,6 @@ def _or_gap(value: float) -> float:
 
 def _legend(axes: Axes, count: int) -> None:
     axes.figure.legend(loc="outside lower center", ncols=min(count, 5), frameon=False)
-
-
-def _label(
-    axes: Axes,
-    text: str,
-    at: tuple[float, float],
-    coordinates: Any,
-    colour: str,
-    left: bool = False,
-) -> Any:
-    return axes.annotate(
-        text,
-        at,
-        xycoords=coordinates,
-        xytext=(-7 if left else 7, 4),
-        textcoords="offset points",
-        horizontalalignment="right" if left else "left",
-        fontsize=9,
-        color=colour,
-    )
-
-
-def _keep_apart(figure: Figure, labels: Sequence[Any]) -> None:
-    """Lift labels off those that are below them."""
-    figure.draw_without_rendering()  # only then is known where they are
-    placed = []
-    for label in sorted(labels, key=lambda one: one.get_window_extent().y0):
-        while any(label.get_window_extent().overlaps(other) for other in placed):
-            x, y = label.get_position()
-            label.set_position((x, y + 2))
-        placed.append(label.get_window_extent())
 
 
 def _short(name: str) -> str:

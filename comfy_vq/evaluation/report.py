@@ -96,7 +96,7 @@ def _columns(models: Sequence[Figures]) -> list[_Column]:
         ("SSIM", lambda m: f"{m.pictures.ssim.value:.4f}" if m.pictures else _NONE),
         *((name, lambda m, name=name: _cell(m.judged, name, "{:.0%}")) for name in judged),
         *((name, lambda m, name=name: _cell(m.extra, name, "{:.1f}")) for name in extra),
-        ("sample s", lambda m: f"{m.sample_seconds:.1f}"),
+        ("sample s", lambda m: f"{m.sample_seconds:.1f}" if m.sample_seconds else _NONE),
     ]
 
 

@@ -118,3 +118,18 @@ def test_the_floor_rounds_weights_to_bfloat16(bench, folder, recording):
 def test_pictures(bench, recording):
     pictures = bench.decode(recording.latents)
     assert pictures.shape == (2, 64, 64, 3) and 0 <= pictures.min() <= pictures.max() <= 1
+
+
+def test_a_gguf_file_is_the_model_that_it_decodes_to(bench, dense, folder, recording):
+    gguf = pytest.importorskip("gguf")
+    path = folder / "dense.gguf"
+    writer = gguf.GGUFWriter(path, "sd1")
+    for key, tensor in sd_model.state_dict(32, 768).items():
+        writer.add_tensor(key, tensor.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert bench.size(path).bits_per_weight == 32
+    predicted = bench.predict(bench.load(path), recording)
+    assert sqnr_db(recording.noise, predicted) > 60

@@ -46,6 +46,30 @@ def test_labels_of_points_in_one_place_do_not_overlap():
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
+def test_what_is_one_thing_at_several_sizes_is_joined_and_of_one_colour():
+    models = [model("a", 4, 20), model("b 3", 3, 15), model("b 5", 5, 30), model("c", 3, 10)]
+    (axes,) = rate_quality(models, {"b": ["b 5", "b 3", "b 2"]}).axes
+    points = {
+        bars.lines[0].get_xydata()[0][1]: bars.lines[0].get_color() for bars in axes.containers
+    }
+    assert points[15] == points[30] and len({points[20], points[15], points[10]}) == 3
+    lines = [line.get_xydata().tolist() for line in axes.lines if line.get_alpha()]
+    assert lines == [[[3, 15], [5, 30]]]
+
+
+def test_labels_of_many_points_cover_neither_each_other_nor_points():
+    models = [model(f"candidate {i}", 3 + i % 3, 20 + i) for i in range(24)]
+    figure = rate_quality(models)
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    places = axes.transData.transform(
+        [(one.size.bits_per_weight, 20 + i) for i, one in enumerate(models)]
+    )
+    assert not any(box.contains(*place) for box in boxes for place in places)
+
+
 def test_timesteps_run_from_noisy_to_clean_with_a_band_each():
     figure = by_timestep([model("a", 4, 20), model("b", 3, 15)], TIMESTEPS)
     (axes,) = figure.axes
