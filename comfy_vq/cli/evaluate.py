@@ -19,9 +19,11 @@ from ..plan import detect_family
 from . import arguments
 from .prompts import PROMPTS
 
-_SHIPPED = "demo"
+SHIPPED = "demo"
+"""Family of the shipped model."""
 _SCENES = 24
-_CFG = 5.0
+CFG = 5.0
+"""Guidance of all other models, unless asked otherwise."""
 _AS_THE_DEMO = "Sampled as the demo does, whatever was asked for: diffusers knows no other way."
 
 
@@ -52,7 +54,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("quality_report"), help="folder for the report"
     )
-    _add_sampling(parser)
+    add_sampling(parser)
     parser.add_argument(
         "--clip", type=Path, nargs="+", default=(), metavar="FILE", help="text encoders"
     )
@@ -78,14 +80,15 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How to sample, and which prompts."""
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help="one a line; default: a list of 16"
     )
     parser.add_argument("--count", type=arguments.count, metavar="N", help="only N of the prompts")
     parser.add_argument("--steps", type=arguments.count, default=20)
     parser.add_argument(
-        "--cfg", type=float, help=f"guidance, 1 for none; default: {_CFG:g}, of the shipped model 3"
+        "--cfg", type=float, help=f"guidance, 1 for none; default: {CFG:g}, of the shipped model 3"
     )
     parser.add_argument(
         "--size", type=arguments.count, metavar="PIXELS", help="of pictures; default: by family"
@@ -159,7 +162,7 @@ def _bench(args: argparse.Namespace, bar: tqdm) -> _Chosen:
             "@int8, @auto: found no ComfyUI, in which alone this works; name its folder in the "
             "environment variable COMFYUI_PATH, or name the file alone"
         )
-    if _family(args.reference) == _SHIPPED:
+    if family_of(args.reference) == SHIPPED:
         return _shipped_model(args, comfyui, bar)
     if comfyui is None:
         raise VQError(
@@ -169,9 +172,9 @@ def _bench(args: argparse.Namespace, bar: tqdm) -> _Chosen:
     from ..hosts.comfy.evaluation.files import Sampling, bench_for
 
     sampling = Sampling(
-        texts=_texts(args.prompts)[: args.count],
+        texts=texts_in(args.prompts)[: args.count],
         steps=args.steps,
-        cfg=_CFG if args.cfg is None else args.cfg,
+        cfg=CFG if args.cfg is None else args.cfg,
         sampler=args.sampler or "euler",
         size=args.size,
         clip=args.clip,
@@ -183,7 +186,7 @@ def _bench(args: argparse.Namespace, bar: tqdm) -> _Chosen:
     return bench, None, note
 
 
-def _family(path: Path) -> str | None:
+def family_of(path: Path) -> str | None:
     """Whose sensitivities would plan a model; None where that takes ComfyUI to find out."""
     if checkpoint.is_vq(path):
         header = checkpoint.inspect(path)
@@ -228,7 +231,8 @@ def _shipped_model(args: argparse.Namespace, comfyui: Path | None, bar: tqdm) ->
     return bench, judge, None
 
 
-def _texts(path: Path | None) -> Sequence[str]:
+def texts_in(path: Path | None) -> Sequence[str]:
+    """The prompts in a file, or our own. Raises VQError if it cannot be read, or holds none."""
     if path is None:
         return PROMPTS
     try:

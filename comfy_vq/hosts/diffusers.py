@@ -102,11 +102,11 @@ def load_unet(
     config = unet_config(shapes)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
-    sources = _sources(unet, config, shapes)
-    for name, key in sources.items():
+    named = sources(unet, config, shapes)
+    for name, key in named.items():
         path, _, leaf = name.rpartition(".")
         if leaf == "weight" and key.removesuffix(".weight") in coded:
-            bias = sources.get(f"{path}.bias")
+            bias = named.get(f"{path}.bias")
             _replace(
                 unet,
                 path,
@@ -119,7 +119,7 @@ def load_unet(
     return unet.eval()
 
 
-def _sources(
+def sources(
     unet: UNet2DConditionModel, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, str]:
     """Original key of each of the network's parameters, weights before their biases."""

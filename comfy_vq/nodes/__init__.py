@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..hosts.comfy import folders
 from . import (
+    finetune,
     load_checkpoint,
     load_clip,
     load_full_checkpoint,
@@ -27,6 +28,7 @@ NODES = [
     *save_clip.NODES,
     *load_clip.NODES,
     *load_full_checkpoint.NODES,
+    *finetune.NODES,
 ]
 
 
