@@ -76,6 +76,13 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         metavar="TYPE",
         help="what they are for, by the names of ComfyUI's CLIP loaders, such as flux",
     )
+    parser.add_argument(
+        "--save-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often to save the state beside the file to write; default: %(default)s",
+    )
     parser.add_argument("--curve", type=Path, metavar="PNG", help="draw how learning went")
     parser.add_argument(
         "--host",
@@ -117,10 +124,13 @@ def run(args: argparse.Namespace) -> None:
                 recompute=not args.keep_activations,
                 state=state,
                 about=_about(args),
+                save_every=args.save_every,
                 say=say,
                 on_progress=show,
             )
-    checkpoint.save(args.out, outcome.model)
+    beside = checkpoint.inspect(args.student).components  # encoders in the same file stay in it
+    components = {name: checkpoint.load_component(args.student, name) for name in beside}
+    checkpoint.save(args.out, outcome.model, components=components)
     if args.curve is not None:
         _draw(args.curve, outcome.points)
     state.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .autograd import NormsKeepCopies
 from .questions import Question
 from .student import Student
 
@@ -107,7 +108,9 @@ def recomputed(network: nn.Module) -> Iterator[int]:
 
 def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
     def inside(*args: Any, **kwargs: Any) -> Any:
-        return forward(*map(_own, args), **{name: _own(value) for name, value in kwargs.items()})
+        given = {name: _own(value) for name, value in kwargs.items()}
+        with NormsKeepCopies():  # here, since backward may run in another thread
+            return forward(*map(_own, args), **given)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():

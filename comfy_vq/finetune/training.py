@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import VQError
+from .autograd import NormsKeepCopies
 from .following import Follower, can_follow
 from .questions import Question, joined
 from .student import Parameters, Student
@@ -244,7 +245,8 @@ class Training:
 
 def _error(student: Student, question: Question) -> Tensor:
     """Summed over rows and elements."""
-    answer = question.ask(student.network, student.device).float()
+    with NormsKeepCopies():
+        answer = question.ask(student.network, student.device).float()
     wanted = question.answer.to(student.device, torch.float32)
     return (answer - wanted).square().sum()
 

@@ -21,8 +21,8 @@ def sites_of(model: VQModel, device: torch.device | str = "cpu") -> Sites:
     config = unet_config(shapes)
     with torch.device("meta"):
         named = sources(UNet2DConditionModel(**config), config, shapes)
-    network: nn.Module = load_unet(model)
-    network.to(device)
+    network = load_unet(model)
+    nn.Module.to(network, device)
     coded: dict[str, tuple[nn.Module, Multiply]] = {}
     dense: dict[str, tuple[nn.Module, str]] = {}
     for name, key in named.items():

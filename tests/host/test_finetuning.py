@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comfy.model_management
@@ -18,15 +19,14 @@ from comfy_vq.hosts.comfy.display import Display
 from comfy_vq.hosts.comfy.evaluation.bench import Settings
 from comfy_vq.hosts.comfy.evaluation.report import seeds_of
 from comfy_vq.hosts.comfy.finetuning import ComfyPupil, fine_tune_model
-from comfy_vq.hosts.comfy.loader import origin_of
-from comfy_vq.hosts.comfy.quantizing import quantize_model
+from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
 from comfy_vq.hosts.comfy.saving import save_model
 from comfy_vq.nodes.finetune import VQFineTune
-from host.families import FAMILIES, tiny_state_dict
+from host.families import FAMILIES, random_vq_model
 from host.loras import low_rank_lora
-from host.sampling import load_dense, relative_l2, sample
+from host.sampling import load_dense, sample
 
-LEARNING = Learning(iterations=10, rows=2, evaluations=5)
+LEARNING = Learning(iterations=4, rows=2, evaluations=4)
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +48,17 @@ def tuned(family, teacher, student, learning=LEARNING, **options):
 
 @pytest.fixture
 def pair(family):
-    dense = load_dense(tiny_state_dict(family))
-    return dense, quantize_model(dense, 2.5 if family == "sd15" else 4.0, "fast", "")[0]
+    """A teacher whose rows, norms and biases differ a little from what its student decodes to."""
+    vq = random_vq_model(family)
+    generator = torch.Generator().manual_seed(3)
+    weights = {
+        key: tensor
+        * (1 + 0.1 * torch.randn(len(tensor), *[1] * (tensor.ndim - 1), generator=generator))
+        if tensor.ndim
+        else tensor
+        for key, tensor in vq.decode(torch.float32).items()
+    }
+    return load_dense(weights), load(InMemory(vq))
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -59,8 +68,7 @@ def test_a_tuned_model_is_saved_and_loads_again_to_the_same_answers(
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     dense, student = pair
     before = sample(student, family)
-    learning = Learning(iterations=10, rows=2, evaluations=5, code_rate=CODE_RATE, turns=2)
-    model, outcome = tuned(family, dense, student, learning, recompute=True)
+    model, outcome = tuned(family, dense, student, recompute=True)
     assert outcome.after_db > outcome.before_db
     assert model.model_size() == student.model_size()
     answers = sample(model, family)
@@ -68,6 +76,20 @@ def test_a_tuned_model_is_saved_and_loads_again_to_the_same_answers(
     assert torch.equal(sample(student, family), before)
     loaded = loader.load_file(save_model(model, "tuned"))
     assert torch.equal(sample(loaded, family), answers)
+
+
+@pytest.mark.parametrize("family", ["flux"])
+def test_codes_move(family, pair):
+    dense, student = pair
+    learning = replace(LEARNING, code_rate=CODE_RATE, turns=2)
+    model, outcome = tuned(family, dense, student, learning)
+    before, after = (origin_of(m).read() for m in (student, model))
+    assert outcome.after_db > outcome.before_db
+    assert after.bits_per_weight == before.bits_per_weight
+    assert any(
+        not torch.equal(before.layers[n].tensors["codes"], after.layers[n].tensors["codes"])
+        for n in before.layers
+    )
 
 
 @pytest.mark.parametrize("family", ["flux", "sd15"])
@@ -81,7 +103,7 @@ def test_all_that_is_dense_learns(family, pair):
     assert sites.dense.keys() == held.dense.keys()
 
 
-@pytest.mark.parametrize("family", ["sd15"])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_blocks_that_are_computed_again_learn_the_same(family, pair):
     one, other = (tuned(family, *pair, recompute=again)[1] for again in (False, True))
     for a, b in zip(one.points, other.points, strict=True):
@@ -92,11 +114,9 @@ def test_blocks_that_are_computed_again_learn_the_same(family, pair):
 def test_what_a_lora_does_to_the_teacher_is_learned(family, pair):
     dense, student = pair
     teacher, _ = comfy.sd.load_lora_for_models(dense, None, low_rank_lora(dense), 0.3, 0.0)
-    learning = Learning(iterations=40, rows=2, evaluations=5)
-    model, outcome = tuned(family, teacher, student, learning)
-    wanted = sample(teacher, family)
-    assert outcome.after_db > outcome.before_db
-    assert relative_l2(wanted, sample(model, family)) < relative_l2(wanted, sample(student, family))
+    plain, lora = (tuned(family, model, student)[1] for model in (dense, teacher))
+    assert lora.before_db != plain.before_db
+    assert lora.after_db > lora.before_db
 
 
 @pytest.mark.parametrize("family", ["flux"])
@@ -129,11 +149,13 @@ def test_students_that_cannot_learn_are_refused(family, pair):
         tuned(family, dense, patched)
 
 
-def test_the_node_shows_its_curve(monkeypatch, tmp_path):
-    monkeypatch.setattr(VQFineTune, "hidden", SimpleNamespace(unique_id=None))
+@pytest.mark.parametrize("family", ["flux"])
+def test_the_node_shows_its_curve(pair, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        VQFineTune, "hidden", SimpleNamespace(unique_id=None, prompt=None, extra_pnginfo=None)
+    )
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
-    dense = load_dense(tiny_state_dict("flux"))
-    student, _ = quantize_model(dense, 4.0, "fast", "")
+    dense, student = pair
     prompts, settings = inputs("flux")
     node = VQFineTune.execute(
         dense,
