@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .autograd import NormsKeepCopies
+from .following import can_follow
 from .questions import Question
 from .student import Student
 
@@ -77,7 +78,7 @@ def plan_memory(
     learning = sum(parameter.numel() for parameter in student.parameters())
     dense = sum(parameter.numel() for parameter in student.dense.values())
     coded = sum(weight.nbytes for weight in weights) + sum(sets.values())
-    moving = sum(weight.numel for weight in weights) if following else 0
+    moving = sum(weight.numel for weight in weights if following and can_follow(weight))
     largest = max((weight.numel for weight in weights), default=0)
     return MemoryPlan(
         coded=coded,
@@ -125,8 +126,10 @@ def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _own(value: Any) -> Any:
-    """Blocks of some hosts write over what they are given, which is needed once more."""
-    return value.clone() if isinstance(value, Tensor) and value.requires_grad else value
+    """Blocks write over what they are given, and it is needed once more."""
+    if isinstance(value, Tensor) and value.requires_grad:
+        return value.clone()
+    return _found(value)
 
 
 def _found(value: Any) -> Any:

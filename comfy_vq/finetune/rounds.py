@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import VQError
+from ..evaluation.bench import spread
 from ..model import VQModel
 from .memory import plan_memory, recomputed
 from .questions import Question
@@ -19,6 +20,8 @@ from .training import Point, Settings, Training
 
 _HELD_OUT = 8
 """One trajectory in so many is not learned from."""
+_MOST_MEASURED = 24
+"""Questions that each evaluation asks: few, or short runs would do little else."""
 _SHARES = (0.7, 0.3)
 """Of the work: on the teacher's trajectories, then on the student's own."""
 
@@ -136,13 +139,14 @@ def fine_tune(
             say("recording what the student asks")
             with student.learning():
                 questions = _learned(pupil.own())
+        watch = _Watch(number, earlier, state, about, save_every, on_progress)
         training = Training(student, questions, held_out, _part(settings, number))
         if saved is not None and resumed:
             saved.put_into(training)
-        watch = _Watch(number, earlier, state, about, save_every, on_progress)
         with recomputed(student.network) if recompute else nullcontext():
             training.run(watch)
         earlier = chained(earlier, training.history.points)
+        del training  # its targets of codes, before the next ones are made
     return Outcome(student.model(), earlier, memory)
 
 
@@ -202,7 +206,8 @@ def _part(settings: Settings, number: int) -> Settings:
 
 
 def _measured(trajectories: Trajectories) -> list[Question]:
-    return [question for group in trajectories[::_HELD_OUT] for question in group]
+    found = [question for group in trajectories[::_HELD_OUT] for question in group]
+    return spread(found, _MOST_MEASURED)
 
 
 def _learned(trajectories: Trajectories) -> list[Question]:

@@ -51,8 +51,8 @@ class Settings:
     rate: float = 3e-3
     code_rate: float = 0.0
     turns: int = 30
-    evaluations: int = 20
-    patience: int = 6
+    evaluations: int = 10
+    patience: int = 4
     seed: int = 0
 
 
