@@ -48,13 +48,19 @@ class DiffusersPupil:
         teacher = self._benches[0].load(self._teacher)
         return [_asked(teacher, bench) for bench in self._benches]
 
-    def own(self) -> list[list[Question]]:
-        assert self._sites is not None
-        asked = [_asked(self._sites.network, bench) for bench in self._benches]
-        teacher = self._benches[0].load(self._teacher)
-        device = self._sites.device
+    def asked(self) -> list[list[Question]]:
+        network = self._known().network
+        return [_asked(network, bench) for bench in self._benches]
+
+    def answered(self, trajectories: list[list[Question]]) -> list[list[Question]]:
+        teacher, device = self._benches[0].load(self._teacher), self._known().device
         with torch.no_grad():
-            return [[_answered(question, teacher, device) for question in one] for one in asked]
+            return [[_answered(question, teacher, device) for question in t] for t in trajectories]
+
+    def _known(self) -> Sites:
+        if self._sites is None:
+            raise RuntimeError("sites is asked for first")
+        return self._sites
 
 
 def _asked(network: Any, bench: DiffusersBench) -> list[Question]:

@@ -44,8 +44,12 @@ class Pupil(Protocol):
         """A network of the model; asked for once, after ``taught``: the teacher may go by then."""
         ...
 
-    def own(self) -> Trajectories:
-        """What the network of ``sites`` is asked while it samples, with the teacher's answers."""
+    def asked(self) -> Trajectories:
+        """What the network of ``sites`` is asked while it samples."""
+        ...
+
+    def answered(self, trajectories: Trajectories) -> Trajectories:
+        """The same questions with the teacher's answers."""
         ...
 
 
@@ -138,7 +142,8 @@ def fine_tune(
         if number:
             say("recording what the student asks")
             with student.learning():
-                questions = _learned(pupil.own())
+                asked = pupil.asked()
+            questions = _learned(pupil.answered(asked))
         watch = _Watch(number, earlier, state, about, save_every, on_progress)
         training = Training(student, questions, held_out, _part(settings, number))
         if saved is not None and resumed:

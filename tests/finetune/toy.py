@@ -79,10 +79,12 @@ class Pupil:
     def taught(self) -> list[list[Question]]:
         return [self._asked(self._teacher, seed) for seed in self._seeds]
 
-    def own(self) -> list[list[Question]]:
+    def asked(self) -> list[list[Question]]:
         assert self._sites is not None
-        asked = [self._asked(self._sites.network, seed) for seed in self._seeds]
-        return [[self._answered(question) for question in group] for group in asked]
+        return [self._asked(self._sites.network, seed) for seed in self._seeds]
+
+    def answered(self, trajectories: list[list[Question]]) -> list[list[Question]]:
+        return [[self._answered(question) for question in group] for group in trajectories]
 
     def _asked(self, network: nn.Module, seed: int) -> list[Question]:
         generator = torch.Generator().manual_seed(seed)

@@ -138,13 +138,21 @@ class ComfyPupil:
         """What the sampler asked the teacher, prompt by prompt, with its answers."""
         return [self._recorded(self._teacher, bench) for bench in self._benches]
 
-    def own(self) -> list[list[Question]]:
-        """What the sampler asks the student as it is now, with the teacher's answers."""
-        assert self._patcher is not None
-        asked = [self._recorded(self._patcher, bench) for bench in self._benches]
-        answered = [[self._answered(question) for question in group] for group in asked]
-        comfy.model_management.load_models_gpu([self._patcher], force_full_load=True)
+    def asked(self) -> list[list[Question]]:
+        """What the sampler asks the student as it is now."""
+        patcher = self._loaded()
+        return [self._recorded(patcher, bench) for bench in self._benches]
+
+    def answered(self, trajectories: list[list[Question]]) -> list[list[Question]]:
+        """With the teacher's answers; then the student is loaded again."""
+        answered = [[self._answered(question) for question in one] for one in trajectories]
+        comfy.model_management.load_models_gpu([self._loaded()], force_full_load=True)
         return answered
+
+    def _loaded(self) -> ModelPatcher:
+        if self._patcher is None:
+            raise RuntimeError("sites is asked for first")
+        return self._patcher
 
     def _recorded(self, patcher: ModelPatcher, bench: ComfyBench) -> list[Question]:
         dtype = patcher.model.get_dtype_inference()
