@@ -14,7 +14,7 @@ from . import codecs
 from .errors import VQError
 from .finite import is_finite
 from .model import Source, VQModel
-from .plan import TOLERANCE, Layer, Plan, make_plan
+from .plan import TOLERANCE, Layer, Plan, Task
 from .progress import Clock, OnProgress
 
 logger = logging.getLogger(__name__)
@@ -42,20 +42,15 @@ class WeightSource(Protocol):
     def read(self, key: str) -> Tensor: ...
 
 
-def plan_for(
-    weights: WeightSource,
-    bits: float,
-    *,
-    exclude: Sequence[str] = (),
-    family: str | None = None,
-    codec: str = codecs.CODECS[0],
-    effort: str = "balanced",
-    uncounted: Collection[str] = (),
-) -> Plan:
-    """The plan for a model without coding anything; see ``plan.make_plan``.
+def task_for(
+    weights: WeightSource, bits: float, *, uncounted: Collection[str] = (), **how: Any
+) -> Task:
+    """What a plan for a model has to decide.
 
     Args:
         uncounted: keys of tensors that the average leaves out.
+        how: family, exclude, codec, effort and sensitivity_db; see ``plan.make_plan``, which raises
+            the same.
     """
     layers, other_bits, other_numel = [], 0, 0
     for key in weights.keys():  # noqa: SIM118 - not a mapping
@@ -68,8 +63,12 @@ def plan_for(
         else:
             other_bits += layer.numel * itemsize
             other_numel += layer.numel
-    how = {"family": family, "exclude": exclude, "codec": codec, "effort": effort}
-    return make_plan(layers, other_bits, other_numel, bits, **how)
+    return Task.of(layers, other_bits, other_numel, bits, **how)
+
+
+def plan_for(weights: WeightSource, bits: float, **how: Any) -> Plan:
+    """The plan for a model without coding anything; arguments as of ``task_for``."""
+    return task_for(weights, bits, **how).solve()
 
 
 def quantize(

@@ -100,3 +100,19 @@ def add_encoding(parser: argparse.ArgumentParser) -> None:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="where to encode; by default a CUDA card where there is one",
     )
+
+
+def add_encoders(parser: argparse.ArgumentParser) -> None:
+    """Prompts, and what encodes them."""
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="one a line; default: a list of 16"
+    )
+    parser.add_argument(
+        "--clip", type=Path, nargs="+", default=(), metavar="FILE", help="text encoders"
+    )
+    parser.add_argument(
+        "--clip-type",
+        default="stable_diffusion",
+        metavar="TYPE",
+        help="what they are for, by the names of ComfyUI's CLIP loaders, such as flux",
+    )

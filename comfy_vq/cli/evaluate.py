@@ -17,7 +17,7 @@ from ..hosts.locate import find_comfyui
 from ..hosts.modes import split_compute
 from ..plan import detect_family
 from . import arguments
-from .prompts import PROMPTS
+from .prompts import texts_of
 
 SHIPPED = "demo"
 """Family of the shipped model."""
@@ -55,15 +55,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "--out", type=Path, default=Path("quality_report"), help="folder for the report"
     )
     add_sampling(parser)
-    parser.add_argument(
-        "--clip", type=Path, nargs="+", default=(), metavar="FILE", help="text encoders"
-    )
-    parser.add_argument(
-        "--clip-type",
-        default="stable_diffusion",
-        metavar="TYPE",
-        help="what they are for, by the names of ComfyUI's CLIP loaders, such as flux",
-    )
+    arguments.add_encoders(parser)
     parser.add_argument("--vae", type=Path, metavar="FILE", help="autoencoder")
     parser.add_argument(
         "--no-layers", action="store_true", help="do not compare layer by layer: less memory"
@@ -81,10 +73,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """How to sample, and which prompts."""
-    parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="one a line; default: a list of 16"
-    )
+    """How to sample, and how many of the prompts."""
     parser.add_argument("--count", type=arguments.count, metavar="N", help="only N of the prompts")
     parser.add_argument("--steps", type=arguments.count, default=20)
     parser.add_argument(
@@ -172,7 +161,7 @@ def _bench(args: argparse.Namespace, bar: tqdm) -> _Chosen:
     from ..hosts.comfy.evaluation.files import Sampling, bench_for
 
     sampling = Sampling(
-        texts=texts_in(args.prompts)[: args.count],
+        texts=texts_of(args.prompts)[: args.count],
         steps=args.steps,
         cfg=CFG if args.cfg is None else args.cfg,
         sampler=args.sampler or "euler",
@@ -229,19 +218,3 @@ def _shipped_model(args: argparse.Namespace, comfyui: Path | None, bar: tqdm) ->
         on_call=bar.update,
     )
     return bench, judge, None
-
-
-def texts_in(path: Path | None) -> Sequence[str]:
-    """The prompts in a file, or our own. Raises VQError if it cannot be read, or holds none."""
-    if path is None:
-        return PROMPTS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VQError(
-            f"{path}: cannot be read as text ({error}); name a file of prompts"
-        ) from error
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise VQError(f"{path}: found no prompt, expected one a line")
-    return texts

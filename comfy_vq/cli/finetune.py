@@ -19,7 +19,8 @@ from ..hosts.comfy_boot import boot
 from ..hosts.locate import find_comfyui
 from ..model import VQModel
 from . import arguments
-from .evaluate import CFG, SHIPPED, add_sampling, family_of, texts_in
+from .evaluate import CFG, SHIPPED, add_sampling, family_of
+from .prompts import texts_of
 
 _MINUTES = 10.0
 _FORMAT = "{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}"
@@ -67,15 +68,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="faster, and much more memory than to compute them twice",
     )
     add_sampling(parser)
-    parser.add_argument(
-        "--clip", type=Path, nargs="+", default=(), metavar="FILE", help="text encoders"
-    )
-    parser.add_argument(
-        "--clip-type",
-        default="stable_diffusion",
-        metavar="TYPE",
-        help="what they are for, by the names of ComfyUI's CLIP loaders, such as flux",
-    )
+    arguments.add_encoders(parser)
     parser.add_argument(
         "--save-every",
         type=float,
@@ -172,7 +165,7 @@ def _pupil(args: argparse.Namespace, model: VQModel) -> tuple[Pupil, Any]:
         teacher = load_candidate(args.teacher)
     else:
         how = Sampling(
-            texts=_repeated(texts_in(args.prompts), args.count),
+            texts=_repeated(texts_of(args.prompts), args.count),
             steps=args.steps,
             cfg=CFG if args.cfg is None else args.cfg,
             sampler=args.sampler or "euler",
@@ -209,7 +202,7 @@ def _about(args: argparse.Namespace) -> str:
         name: (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns)
         for name, path in (("teacher", args.teacher), ("student", args.student))
     }
-    return repr((sorted(asked.items()), sorted(files.items()), list(texts_in(args.prompts))))
+    return repr((sorted(asked.items()), sorted(files.items()), list(texts_of(args.prompts))))
 
 
 def _draw(path: Path, points: Sequence[Any]) -> None:

@@ -1,4 +1,11 @@
-"""What `evaluate` samples unless told otherwise: subjects, styles, text, counts and light vary."""
+"""What models are asked unless told otherwise: subjects, styles, text, counts and light vary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import VQError
 
 PROMPTS = (
     "a portrait of an old fisherman with a white beard, natural light, photograph",
@@ -18,3 +25,23 @@ PROMPTS = (
     "a glass of water with a slice of lemon, studio photograph, white background",
     "a busy market street in the rain, umbrellas of many colours, cinematic",
 )
+
+
+def texts_of(path: Path | None) -> Sequence[str]:
+    """The prompts in a file, one a line; without a file, ``PROMPTS``.
+
+    Raises:
+        VQError: the file cannot be read, or holds none.
+    """
+    if path is None:
+        return PROMPTS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VQError(
+            f"{path}: cannot be read as text ({error}); name a file of prompts"
+        ) from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise VQError(f"{path}: found no prompt, expected one a line")
+    return texts

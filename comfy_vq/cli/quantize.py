@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,8 +14,11 @@ from ..budget import UNKNOWN_ACTIVATIONS, activation_bytes, plan_within, samplin
 from ..estimate import estimate
 from ..plan import FAMILIES, Plan
 from ..quantize import WeightSource, plan_for, quantize
+from ..reuse import saved_plan
 from . import arguments
 from .progress import quantization_bar
+
+_TABLE, _MEASURED = "table", "measured"
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -35,6 +39,15 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         'or "fit 4 GB": as many as sampling one picture within so much graphics memory allows',
     )
     arguments.add_codec(parser)
+    parser.add_argument(
+        "--plan",
+        default=_TABLE,
+        metavar="table|measured|FILE",
+        help="which layers get more bits: table (default): by what is known of the model's family; measured: by "
+        "what coding each layer does to this model's output, which takes ComfyUI and a few hundred "
+        "evaluations of the model; FILE: a VQ file of the same architecture, whose plan is taken",
+    )
+    arguments.add_encoders(parser)
     arguments.add_encoding(parser)
     parser.add_argument(
         "--exclude",
@@ -55,12 +68,25 @@ def run(args: argparse.Namespace) -> None:
     weights = checkpoint.open_dense(args.src)
     how = {"exclude": args.exclude, "family": args.family}
     how |= {"codec": args.codec, "effort": args.effort}
-    plan = plan_within(args.bits, partial(plan_for, weights, **how), _sampling_bytes)
+    plan = _plan(args, weights, how)
     print(plan.table(), flush=True)
     expected = estimate(plan, args.effort, args.device, _sampling_bytes(plan))
     print(f"{expected}{_unknown(plan)}", flush=True)
     arguments.check_space(args.dst, expected.file_bytes)
     encode_to(args.dst, weights, plan, args.effort, args.device, args.seed)
+
+
+def _plan(args: argparse.Namespace, weights: WeightSource, how: dict[str, Any]) -> Plan:
+    plan_at = partial(plan_for, weights, **how)
+    if args.plan not in (_TABLE, _MEASURED):
+        like = {key: value for key, value in how.items() if key != "codec"}
+        plan_at = partial(saved_plan(args.plan).plan_for, weights, **like)
+    plan = plan_within(args.bits, plan_at, _sampling_bytes)
+    if args.plan != _MEASURED:
+        return plan
+    from .measuring import plan_by_measuring
+
+    return plan_by_measuring(args, weights, plan, how)
 
 
 def _sampling_bytes(plan: Plan) -> int:

@@ -4,10 +4,13 @@ from comfy_api.latest import io, ui
 
 from ..budget import parse_bits
 from ..codecs import CODECS
+from ..hosts.comfy import folders
 from ..hosts.comfy.cache import host_cache
-from ..hosts.comfy.quantizing import quantize_model
+from ..hosts.comfy.quantizing import PLANS, Planning, quantize_model
 from ..hosts.modes import COMPUTE
 from .inputs import bits_are_valid, codec_input, quantizing_inputs, spare_memory_input
+
+_NONE = "none"
 
 
 class VQQuantizeModel(io.ComfyNode):
@@ -36,6 +39,37 @@ class VQQuantizeModel(io.ComfyNode):
                 ),
                 spare_memory_input(),
                 codec_input(),
+                io.Combo.Input(
+                    "plan",
+                    options=list(PLANS),
+                    default=PLANS[0],
+                    optional=True,
+                    tooltip="Which layers get more bits. table: by what is known of the model's family. measured: by "
+                    "what coding each layer does to this model's output; takes a few hundred model evaluations.",
+                ),
+                io.Combo.Input(
+                    "plan_of",
+                    display_name="plan of",
+                    options=[_NONE, *folders.vq_files()],
+                    default=_NONE,
+                    optional=True,
+                    tooltip="Take the plan of this VQ file, of a model of the same architecture, instead.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="To measure with, for plan: measured. Without it: random vectors.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="To measure with. Leave it away for models without guidance.",
+                ),
+                io.Latent.Input(
+                    "latent",
+                    optional=True,
+                    tooltip="An empty latent: the size to measure at. Smaller is faster. Without it: the native size.",
+                ),
             ],
             outputs=[io.Model.Output("model"), io.String.Output("report")],
             hidden=[io.Hidden.unique_id],
@@ -56,7 +90,13 @@ class VQQuantizeModel(io.ComfyNode):
         compute: str = "auto",
         spare_vram: int = 0,
         codec: str = CODECS[0],
+        plan: str = PLANS[0],
+        plan_of: str = _NONE,
+        positive=None,
+        negative=None,
+        latent=None,
     ) -> io.NodeOutput:
+        like = None if plan_of == _NONE else folders.path_of(plan_of)
         quantized, report = quantize_model(
             model,
             parse_bits(bits),
@@ -67,6 +107,7 @@ class VQQuantizeModel(io.ComfyNode):
             compute,
             spare_vram,
             codec,
+            Planning(plan, like, positive, negative, latent),
         )
         return io.NodeOutput(quantized, report, ui=ui.PreviewText(report))
 

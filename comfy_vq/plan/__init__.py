@@ -6,8 +6,10 @@
 """
 
 from .families import detect_family
-from .plan import TOLERANCE, Choice, Layer, Plan, UnreachableError, make_plan
+from .layers import Choice, Layer
+from .plan import Plan
 from .sensitivity import FAMILIES
+from .task import TOLERANCE, Task, UnreachableError, make_plan
 
 __all__ = [
     "FAMILIES",
@@ -15,6 +17,7 @@ __all__ = [
     "Choice",
     "Layer",
     "Plan",
+    "Task",
     "UnreachableError",
     "detect_family",
     "make_plan",

@@ -39,10 +39,10 @@ def table(plan: Plan) -> str:
         ("total", str(len(plan.layers)), *_size(weights, weights), _widths(plan, plan.layers))
     )
     lines = _aligned([_HEADER, *rows])
-    quality = "" if plan.sqnr_db is None else f", {plan.sqnr_db:.1f} dB output SQNR predicted"
+    quality = "" if plan.sqnr_db is None else f", {plan.sqnr_db:.1f} dB output SQNR expected"
     lines.append(
         f"{plan.bits:.3f} bits per weight, everything counted (asked for {plan.target:g}); "
-        f"sensitivities: {plan.family}{quality}"
+        f"sensitivities: {'measured' if plan.sensitivity_db else plan.family}{quality}"
     )
     return "\n".join(lines)
 

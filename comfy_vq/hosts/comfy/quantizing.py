@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 
@@ -10,15 +12,37 @@ from ...budget import Fit, native_side, plan_within, sampling_bytes
 from ...cache import Cache
 from ...codecs import CODECS
 from ...plan import Plan
-from ...quantize import plan_for
+from ...quantize import plan_for, task_for
+from ...reuse import saved_plan
 from .carry import carry_over
 from .compute_mode import compute_as
 from .display import Display
 from .encoding import Job, carry_out, patterns, sizes
 from .loader import InMemory, keep_decoded, load
+from .probing import plan_by_measuring, questions_of
 from .source import ModelSource
 
 _SAMPLING = "sampling one picture"
+PLANS = ("table", "measured")
+"""By what layers get their widths: what is known of the family, or how the model itself behaves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Planning:
+    """How the plan is made.
+
+    Attributes:
+        by: one of ``PLANS``.
+        like: path of a VQ file whose plan is taken instead, or None.
+        positive, negative, latent: what the model is asked where it is measured; see
+            ``probing.questions_of``.
+    """
+
+    by: str = PLANS[0]
+    like: str | None = None
+    positive: list[Any] | None = None
+    negative: list[Any] | None = None
+    latent: dict[str, Any] | None = None
 
 
 def quantize_model(
@@ -31,6 +55,7 @@ def quantize_model(
     compute: str = "auto",
     spare: int = 0,
     codec: str = CODECS[0],
+    planning: Planning | None = None,
 ) -> tuple[ModelPatcher, str]:
     """A VQ MODEL that otherwise behaves as ``patcher``, which is not changed, and a report.
 
@@ -44,18 +69,28 @@ def quantize_model(
         compute: how the result computes; see ``modes.COMPUTE``.
         spare: megabytes of memory for weights that stay decoded.
         codec: one of ``codecs.CODECS``.
+        planning: how; by default by the family's table.
 
     Raises:
-        VQError: see ``ModelSource``, ``quantize`` and ``budget.fit``.
+        VQError: see ``ModelSource``, ``quantize``, ``budget.fit`` and ``questions_of``.
         comfy.model_management.InterruptProcessingException: the user cancelled.
     """
     source, excluded = ModelSource(patcher), patterns(exclude)
     memory_of = partial(sampling_bytes_of, patcher)
+    planning, display = planning or Planning(), Display(node_id)
     how = {"exclude": excluded, "codec": codec, "effort": effort}
-    plan = plan_within(bits, partial(plan_for, source, **how), memory_of)
+    plan_at = partial(plan_for, source, **how)
+    if planning.like is not None:
+        how.pop("codec")
+        plan_at = partial(saved_plan(planning.like).plan_for, source, **how)
+    plan = plan_within(bits, plan_at, memory_of)
+    if planning.by == "measured" and planning.like is None:
+        questions = questions_of(patcher, planning.positive, planning.negative, planning.latent)
+        task = task_for(source, plan.target, **how)
+        plan = plan_by_measuring(patcher, source, task, plan, questions, display, display.say)
     node, memory = "VQ Quantize Model", memory_of(plan)
     job = Job(source, plan, effort, excluded, cache, node, memory, _SAMPLING)
-    done = carry_out(job, Display(node_id))
+    done = carry_out(job, Display(node_id))  # a bar of its own after that of measuring
     # Held rather than read from the file again when needed: by then the cache may have dropped it.
     origin = InMemory(done.vq)
     quantized = compute_as(carry_over(patcher, load(origin), origin), compute)

@@ -107,6 +107,10 @@ class PatchedSource:
         """Only weights of linear layers and convolutions can be held coded."""
         return self._weights[key].codable
 
+    def module(self, key: str) -> str:
+        """Path of the module that holds the weight, within the model."""
+        return self._weights[key].key.rpartition(".")[0]
+
     def read(self, key: str) -> Tensor:
         """The weight, dequantized and patched; float32 while patches are applied."""
         weight = self._weights[key]

@@ -21,7 +21,7 @@ from .floor import rounded
 from .replay import Call, Listener, Replay
 
 RECORDED = 8
-"""Evaluations kept of each prompt, evenly spread over those that its sampling takes."""
+"""Evaluations kept of each prompt, unless told otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,7 @@ class ComfyBench:
         vae: a VAE of the host; without one there are no pictures.
         on_call: called after every evaluation of a model, for progress; may raise to stop.
         loaded: files that were loaded already, which ``load`` hands out once.
+        recorded: evaluations kept of each prompt, evenly spread over those that its sampling takes.
 
     Raises:
         VQError: the latent is a batch, or joins several kinds such as video and sound; the host
@@ -79,6 +80,7 @@ class ComfyBench:
         vae: Any = None,
         on_call: Callable[[], object] = _nothing,
         loaded: Mapping[Path, ModelPatcher] | None = None,
+        recorded: int = RECORDED,
     ) -> None:
         samples = settings.latent["samples"]
         if samples.is_nested or len(samples) != 1:
@@ -101,6 +103,7 @@ class ComfyBench:
         self._vae = vae
         self._on_call = on_call
         self._loaded = dict(loaded or {})
+        self._recorded = recorded
 
     @torch.inference_mode()  # as ComfyUI runs every node
     def load(self, path: Path) -> ModelPatcher:
@@ -122,7 +125,7 @@ class ComfyBench:
         for prompt in self._prompts:
             listener = Listener(self._on_call)
             latents.append(self._run(model, prompt, listener))
-            kept.append(spread(listener.calls, RECORDED))
+            kept.append(spread(listener.calls, self._recorded))
         noise = torch.stack([_noise(calls) for calls in kept], 1)
         timesteps = tuple(call.timestep for call in kept[0])
         return Recording(timesteps, noise, torch.cat(latents), kept)

@@ -1,0 +1,153 @@
+"""Plans by measuring, in the host: a private dense copy of a MODEL, and questions that its sampling meets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_management
+import nodes
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...budget import native_side
+from ...errors import VQError
+from ...estimate import duration
+from ...model import VQModel
+from ...plan import Plan, Task
+from ...plan.measured import measured_plan
+from ...probe import BenchProbe
+from ...progress import OnProgress, Progress
+from .carry import carry_over
+from .evaluation.bench import ComfyBench, Prompt, Settings
+from .evaluation.prompting import random_prompts
+from .loader import InMemory, load
+from .source import ModelSource
+
+_STEPS, _GUIDANCE = 12, 4.0
+_RECORDED = 4
+"""Evaluations that are kept of each prompt's sampling."""
+_FIRST, _SECOND = 1, 2
+"""Prompts, or seeds of one, whose answers are compared for each layer, and for whole plans."""
+_SEED = 0x5EED
+
+
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """What a model is asked.
+
+    Attributes:
+        prompts: at least two; layers are measured on the first, plans on the others.
+        cfg: guidance of the sampling in which inputs are met.
+        latent: an empty LATENT of one, or None for a picture of the family's native resolution.
+    """
+
+    prompts: Sequence[Prompt]
+    cfg: float = _GUIDANCE
+    latent: dict[str, Any] | None = None
+
+
+def questions_of(
+    patcher: ModelPatcher,
+    positive: list[Any] | None,
+    negative: list[Any] | None,
+    latent: dict[str, Any] | None,
+) -> Questions:
+    """From what a graph gives, with several seeds.
+
+    Args:
+        positive: a CONDITIONING; None for seeded noise of the shapes that the model takes.
+        negative: a CONDITIONING; None for no guidance.
+        latent: a LATENT, of which the first is taken, or None.
+
+    Raises:
+        VQError: there is no conditioning, and what the model takes is not known.
+    """
+    count = _FIRST + _SECOND
+    if latent is not None and not latent["samples"].is_nested:
+        latent = {"samples": torch.zeros_like(latent["samples"][:1])}
+    if positive is None:
+        texts = [f"noise {i}" for i in range(count)]
+        try:
+            return Questions(random_prompts(patcher, texts, _SEED), latent=latent)
+        except VQError as error:
+            raise VQError(f"plan: measured: {error}; or connect positive") from error
+    asked = Prompt("", positive, positive if negative is None else negative, _SEED)
+    prompts = [replace(asked, seed=_SEED + i) for i in range(count)]
+    return Questions(prompts, 1.0 if negative is None else _GUIDANCE, latent)
+
+
+def plan_by_measuring(
+    patcher: ModelPatcher,
+    source: ModelSource,
+    task: Task,
+    table: Plan,
+    questions: Questions,
+    on_progress: OnProgress,
+    say: Callable[[str], None],
+) -> Plan:
+    """See ``measured.measured_plan``.
+
+    Args:
+        patcher, source: the MODEL, and its weights.
+        on_progress: told of forward passes; may raise to stop.
+        say: told what is going on.
+    """
+    say("measuring how much each layer shows in the output")
+    started = time.monotonic()
+
+    def on_forward(done: int, total: int, left: float | None) -> None:
+        on_progress(Progress(done, total, "measuring", left))
+
+    def stop() -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    device = comfy.model_management.get_torch_device()
+
+    def read(layer: str) -> torch.Tensor:
+        return source.read(f"{layer}.weight").to(device).float()
+
+    probe = probe_of(patcher, source, questions, native_side(table.family), stop)
+    plan = measured_plan(task, table, read, probe, on_forward=on_forward)
+    say(f"planned by measuring in {duration(time.monotonic() - started)}")
+    return plan
+
+
+@torch.inference_mode()
+def probe_of(
+    patcher: ModelPatcher,
+    source: ModelSource,
+    questions: Questions,
+    side: int,
+    on_call: Callable[[], object],
+) -> BenchProbe:
+    """A probe of the model that a source reads; it takes as much memory as the dense model again.
+
+    Args:
+        patcher, source: the MODEL, and its weights.
+        side: height and width of latents of its native resolution.
+        on_call: called after every evaluation; may raise to stop.
+
+    Raises:
+        VQError: see ``ComfyBench``.
+    """
+    dense = {key: source.read(key) for key in source.keys()}  # noqa: SIM118
+    origin = InMemory(VQModel({}, dense, source.source))
+    private = carry_over(patcher, load(origin, disable_dynamic=True), origin)
+    latent = questions.latent
+    if latent is None:
+        (latent,) = nodes.EmptyLatentImage().generate(8 * side, 8 * side)
+    settings = Settings(latent, _STEPS, questions.cfg)
+    first, second = (
+        ComfyBench(part, settings, on_call=on_call, recorded=_RECORDED)
+        for part in (questions.prompts[:_FIRST], questions.prompts[_FIRST:])
+    )
+    network = private.model.diffusion_model
+    modules = {
+        key.removesuffix(".weight"): network.get_submodule(source.module(key))
+        for key in source.keys()  # noqa: SIM118
+        if source.codable(key)
+    }
+    return BenchProbe(private, modules, lambda layer: source.read(f"{layer}.weight"), first, second)
