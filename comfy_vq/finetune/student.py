@@ -111,6 +111,7 @@ class Student:
                 self.dense[key].grad = held.grad.float()
                 held.grad = None
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        gradients += [w.gradient for w in self.coded.values() if w.gradient is not None]
         for gradient in gradients:
             gradient.div_(scale)
         return all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
