@@ -70,7 +70,7 @@ class VQFineTune(io.ComfyNode):
                     "spare_activations",
                     default=True,
                     optional=True,
-                    tooltip="Compute activations twice instead of keeping them: a third slower, much less memory.",
+                    tooltip="Compute activations twice instead of keeping them: slower, much less memory.",
                 ),
                 compute_input(),
                 spare_memory_input(),
