@@ -29,6 +29,8 @@ from .task import TOLERANCE, Task
 EFFORT = "fast"
 """Of the codes that are tried: a layer's share of the noise hardly depends on it."""
 _ROUNDS = 3
+_HELD_BYTES = 3 << 30
+"""Of codes that are kept for when a layer takes an option again."""
 
 Read = Callable[[str], Tensor]
 """A layer's dense weight by name."""
@@ -49,37 +51,46 @@ class _Trials:
     total: int
     done: int = 0
     errors: dict[tuple[int, int], np.ndarray | None] = field(default_factory=dict)
+    held: dict[tuple[int, int], codecs.VQWeight] = field(default_factory=dict)
     nmse: dict[tuple[int, int], float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     def error(self, row: int, option: int) -> np.ndarray | None:
         """What one layer, coded by an option, changes in the output; None for nothing."""
         if (row, option) not in self.errors:
-            name = self.task.layers[row].name
-            weight = self.read(name)
-            decoded = coded(weight, self.task.choice(row, option), self.seed)
+            name, found = self.task.layers[row].name, self.coded(row, option)
             self.errors[row, option] = None
-            if decoded is not None:
-                self.probe.exchange(name, decoded)
+            if found is not None:
+                self.probe.exchange(name, found)
                 self.errors[row, option] = self.probe.error().numpy()
                 self.probe.exchange(name, None)
-                self.nmse[row, option] = _nmse(weight, decoded)
+                self.nmse[row, option] = _nmse(self.read(name), found.decode())
         self.count(1)
         return self.errors[row, option]
 
     def noise(self, chosen: np.ndarray) -> float:
         """What a whole allocation changes, on questions that no single layer was asked."""
         for row, option in enumerate(chosen.tolist()):
-            name = self.task.layers[row].name
-            decoded = coded(self.read(name), self.task.choice(row, option), self.seed)
-            if decoded is not None:
-                self.probe.exchange(name, decoded)
+            found = self.coded(row, option)
+            if found is not None:
+                self.probe.exchange(self.task.layers[row].name, found)
             self.count(0)
         noise = self.probe.noise()
         for layer in self.task.layers:
             self.probe.exchange(layer.name, None)
         self.count(1)
         return noise
+
+    def coded(self, row: int, option: int) -> codecs.VQWeight | None:
+        """A layer coded by an option; None where that leaves it as it is."""
+        if (row, option) in self.held:
+            return self.held[row, option]
+        choice = self.task.choice(row, option)
+        weight = self.read(self.task.layers[row].name)
+        found = coded(weight, choice, self.seed)
+        if found is not None and sum(w.nbytes for w in self.held.values()) < _HELD_BYTES:
+            self.held[row, option] = found
+        return found
 
     def count(self, forwards: int) -> None:
         self.done += forwards
@@ -134,17 +145,15 @@ def measured_plan(
     return task.plan(best, -10 * math.log10(noise) if noise > 0 else None)
 
 
-def coded(weight: Tensor, choice: Choice, seed: int) -> Tensor | None:
-    """A weight as a choice leaves it, float32; None where that changes nothing."""
+def coded(weight: Tensor, choice: Choice, seed: int) -> codecs.VQWeight | None:
+    """A weight coded by a choice; None where it stays dense."""
     if choice.codec is None:
         return None
     options: dict[str, Any] = {} if choice.codec == "int8" else {"unbiased": True}
     if choice.codec == "additive":
         options["own_codebooks"] = False
     try:
-        return codecs.encode(
-            weight, choice.bits, choice.codec, EFFORT, seed=seed, **options
-        ).decode()
+        return codecs.encode(weight, choice.bits, choice.codec, EFFORT, seed=seed, **options)
     except codecs.ScaleRangeError:
         return None
 

@@ -116,6 +116,15 @@ def test_load_and_sample_paints_what_the_quantized_model_did(server, saved):
     assert pictures[0].tobytes() == pictures[1].tobytes()
 
 
+def test_quantize_measured(server, tiny_checkpoint):
+    prompt = runnable(server, "quantize_measured", SaveVQCheckpoint={"filename_prefix": "measured"})
+    record = server.run(prompt)
+    report = output_of(prompt, record, "VQQuantizeModel")["text"][0]
+    assert "sensitivities: measured" in report
+    (path,) = output_of(prompt, record, "SaveVQCheckpoint")["text"]
+    assert checkpoint.inspect(path).plan["sensitivity_db"]
+
+
 def painted(server, prompt: dict, record: dict) -> bytes:
     image = output_of(prompt, record, "SaveImage")["images"][0]
     picture = Image.open(server.output / image["subfolder"] / image["filename"])

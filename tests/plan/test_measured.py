@@ -35,8 +35,8 @@ class Network:
         return list(self.weights)
 
     def exchange(self, layer: str, weight: Tensor | VQWeight | None) -> None:
-        assert not isinstance(weight, VQWeight)
-        self.held[layer] = self.weights[layer] if weight is None else weight
+        decoded = weight.decode() if isinstance(weight, VQWeight) else weight
+        self.held[layer] = self.weights[layer] if decoded is None else decoded
         self.exchanged.append(layer)
 
     def error(self) -> Tensor:
@@ -116,7 +116,8 @@ def test_a_network_that_says_otherwise_on_other_questions_gets_the_table_plan():
     task = task_of(network)
     table = task.solve()
     network.by_table = {
-        name: coded(network.weights[name], choice, 0) for name, choice in table.choices.items()
+        name: coded(network.weights[name], choice, 0).decode()
+        for name, choice in table.choices.items()
     }
     plan = measured_plan(task, table, network.weights.__getitem__, network)
     assert plan.choices == table.choices
