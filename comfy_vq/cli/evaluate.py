@@ -19,9 +19,11 @@ from ..plan import detect_family
 from . import arguments
 from .prompts import texts_of
 
-_SHIPPED = "demo"
+SHIPPED = "demo"
+"""Family of the shipped model."""
 _SCENES = 24
-_CFG = 5.0
+CFG = 5.0
+"""Guidance of all other models, unless asked otherwise."""
 _AS_THE_DEMO = "Sampled as the demo does, whatever was asked for: diffusers knows no other way."
 
 
@@ -69,7 +71,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=arguments.count, metavar="N", help="only N of the prompts")
     parser.add_argument("--steps", type=arguments.count, default=20)
     parser.add_argument(
-        "--cfg", type=float, help=f"guidance, 1 for none; default: {_CFG:g}, of the shipped model 3"
+        "--cfg", type=float, help=f"guidance, 1 for none; default: {CFG:g}, of the shipped model 3"
     )
     parser.add_argument(
         "--size", type=arguments.count, metavar="PIXELS", help="of pictures; default: by family"
@@ -158,7 +160,7 @@ def choose_bench(args: argparse.Namespace, bar: tqdm, held_out: bool = True) -> 
             "@int8, @auto: found no ComfyUI, in which alone this works; name its folder in the "
             "environment variable COMFYUI_PATH, or name the file alone"
         )
-    if _family(args.reference) == _SHIPPED:
+    if family_of(args.reference) == SHIPPED:
         return _shipped_model(args, comfyui, bar, held_out)
     if comfyui is None:
         raise VQError(
@@ -170,7 +172,7 @@ def choose_bench(args: argparse.Namespace, bar: tqdm, held_out: bool = True) -> 
     sampling = Sampling(
         texts=texts_of(args.prompts)[: args.count],
         steps=args.steps,
-        cfg=_CFG if args.cfg is None else args.cfg,
+        cfg=CFG if args.cfg is None else args.cfg,
         sampler=args.sampler or "euler",
         size=args.size,
         clip=args.clip,
@@ -182,7 +184,7 @@ def choose_bench(args: argparse.Namespace, bar: tqdm, held_out: bool = True) -> 
     return bench, None, note
 
 
-def _family(path: Path) -> str | None:
+def family_of(path: Path) -> str | None:
     """Whose sensitivities would plan a model; None where that takes ComfyUI to find out."""
     if checkpoint.is_vq(path):
         header = checkpoint.inspect(path)

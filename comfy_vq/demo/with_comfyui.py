@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..evaluation.bench import Bench
 from ..hosts.comfy_boot import boot
 from . import task
+
+if TYPE_CHECKING:
+    from ..hosts.comfy.evaluation.bench import Prompt, Settings
 
 
 def comfyui_bench(
@@ -33,8 +37,18 @@ def comfyui_bench(
         VQError: see ``boot``; or the autoencoder cannot be read.
     """
     boot(comfyui)
-    from ..hosts.comfy.evaluation.bench import ComfyBench, Prompt, Settings
+    from ..hosts.comfy.evaluation.bench import ComfyBench
     from ..hosts.comfy.evaluation.prompting import load_vae
+
+    prompts, settings = asked(captions, seed, steps, cfg, sampler)
+    return ComfyBench(prompts, settings, load_vae(autoencoder), on_call)
+
+
+def asked(
+    captions: Sequence[str], seed: int, steps: int, cfg: float, sampler: str
+) -> tuple[list[Prompt], Settings]:
+    """What to sample, and how, in the ComfyUI that was booted before; see ``comfyui_bench``."""
+    from ..hosts.comfy.evaluation.bench import Prompt, Settings
 
     contexts = zip(captions, *task.contexts(captions), strict=True)
     prompts = [
@@ -42,5 +56,4 @@ def comfyui_bench(
         for i, (caption, toward, away) in enumerate(contexts)
     ]
     latent = {"samples": torch.zeros(1, *task.LATENT)}
-    settings = Settings(latent, steps, cfg, sampler, "ddim_uniform")
-    return ComfyBench(prompts, settings, load_vae(autoencoder), on_call)
+    return prompts, Settings(latent, steps, cfg, sampler, "ddim_uniform")

@@ -102,11 +102,11 @@ def load_unet(
     config = unet_config(shapes)
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)
-    sources = _sources(unet, config, shapes)
-    for name, key in sources.items():
+    named = sources(unet, config, shapes)
+    for name, key in named.items():
         path, _, leaf = name.rpartition(".")
         if leaf == "weight" and key.removesuffix(".weight") in coded:
-            bias = sources.get(f"{path}.bias")
+            bias = named.get(f"{path}.bias")
             _replace(
                 unet,
                 path,
@@ -129,12 +129,12 @@ def layers_of(unet: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     config = unet_config(shapes)
     with torch.device("meta"):
         bare = UNet2DConditionModel(**config)
-    named = (item for item in _sources(bare, config, shapes).items() if item[0].endswith(".weight"))
+    named = (item for item in sources(bare, config, shapes).items() if item[0].endswith(".weight"))
     found = {k.removesuffix(".weight"): unet.get_submodule(n[: -len(".weight")]) for n, k in named}
     return {name: m for name, m in found.items() if isinstance(m, (nn.Linear, nn.Conv2d))}
 
 
-def _sources(
+def sources(
     unet: UNet2DConditionModel, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, str]:
     """Original key of each of the network's parameters, weights before their biases."""

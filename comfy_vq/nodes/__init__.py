@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..hosts.comfy import folders
 from . import (
     calibrate,
+    finetune,
     load_calibration,
     load_checkpoint,
     load_clip,
@@ -33,6 +34,7 @@ NODES = [
     *calibrate.NODES,
     *save_calibration.NODES,
     *load_calibration.NODES,
+    *finetune.NODES,
 ]
 
 

@@ -252,6 +252,30 @@ def test_interrupting_a_quality_report(server, tiny_checkpoint):
     assert stopped["node_type"] == "VQQualityReport"
 
 
+BRIEFLY = {"steps": 2, "pictures": 2, "minutes": 0.05}
+
+
+def test_fine_tune_and_save(server, tiny_checkpoint):
+    changes = {"SaveVQCheckpoint": {"filename_prefix": "tuned"}, "VQFineTune": BRIEFLY}
+    prompt = runnable(server, "fine_tune", **changes)
+    record = server.run(prompt)
+    header = checkpoint.inspect(server.output / "tuned_00001_.safetensors")
+    assert header.bits_per_weight == pytest.approx(3.0, abs=0.02)
+    shown = output_of(prompt, record, "VQFineTune")
+    assert "bits per weight as before" in shown["text"][0]
+    assert output_of(prompt, record, "PreviewAny")["text"] == shown["text"]
+    assert len(shown["images"]) == 1
+
+
+def test_interrupting_a_fine_tuning(server, tiny_checkpoint):
+    changes = {"VQFineTune": {**BRIEFLY, "minutes": 60, "pictures": 3}}
+    prompt_id = server.post_prompt(runnable(server, "fine_tune", **changes))
+    server.wait_for_log("recorded 4 questions", 120)
+    server.interrupt()
+    (stopped,) = messages(server.wait(prompt_id, 60), "execution_interrupted")
+    assert stopped["node_type"] == "VQFineTune"
+
+
 def test_the_drop_down_lists_vq_files_alone(server, saved):
     save_file({"x": torch.zeros(1)}, server.models("diffusion_models") / "dense.safetensors")
     checkpoint.save(server.models("vq") / "other.safetensors", random_vq_model("flux"))

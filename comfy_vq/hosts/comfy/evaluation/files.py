@@ -53,6 +53,22 @@ def bench_for(
         The bench; what a reader of its figures should know, or None.
 
     Raises:
+        VQError: see ``asked_of``.
+    """
+    model, prompts, settings, vae, note = asked_of(reference, sampling)
+    return ComfyBench(prompts, settings, vae, on_call, {reference: model}), note
+
+
+@torch.inference_mode()
+def asked_of(
+    reference: Path, sampling: Sampling
+) -> tuple[ModelPatcher, list[Prompt], Settings, object, str | None]:
+    """A reference, and what to sample from it as it is meant to be sampled.
+
+    Returns:
+        The MODEL; prompts; how to sample; a VAE or None; what a reader of figures should know, or None.
+
+    Raises:
         VQError: the reference or an encoder cannot be loaded, or what conditioning the reference
             takes is not known.
     """
@@ -61,7 +77,7 @@ def bench_for(
     pixels = sampling.size or _pixels(model)
     (latent,) = nodes.EmptyLatentImage().generate(pixels, pixels)
     settings = Settings(latent, sampling.steps, sampling.cfg, sampling.sampler)
-    return ComfyBench(prompts, settings, vae, on_call, {reference: model}), note
+    return model, prompts, settings, vae, note
 
 
 def _encode(
