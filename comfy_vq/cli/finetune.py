@@ -76,12 +76,6 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="how often to save the state beside the file to write; default: %(default)s",
     )
     parser.add_argument("--curve", type=Path, metavar="PNG", help="draw how learning went")
-    parser.add_argument(
-        "--host",
-        choices=("auto", "comfyui", "diffusers"),
-        default="auto",
-        help="what to sample through; diffusers can do it for the shipped model only",
-    )
     parser.set_defaults(run=run)
 
 
