@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..calibration import Calibration
 from ..demo import scenes, task
 from ..errors import VQError
 from ..evaluation.bench import spread
@@ -20,13 +21,18 @@ _PROMPTS = 3
 
 
 def plan_by_measuring(
-    args: argparse.Namespace, weights: WeightSource, table: Plan, how: dict[str, Any]
+    args: argparse.Namespace,
+    weights: WeightSource,
+    table: Plan,
+    how: dict[str, Any],
+    calibration: Calibration | None = None,
 ) -> Plan:
     """A better plan than the table's.
 
     Args:
         args: of `quantize`.
         how: as of `quantize.task_for`.
+        calibration: under which the layers will be coded.
 
     Raises:
         VQError: there is no ComfyUI; and see `probing.questions_of`.
@@ -48,7 +54,7 @@ def plan_by_measuring(
     wanted = task_for(weights, table.target, **how)
     with quantization_bar("measuring") as progress:
         return probing.plan_by_measuring(
-            patcher, source, wanted, table, questions, progress, lambda line: None
+            patcher, source, wanted, table, questions, progress, lambda line: None, calibration
         )
 
 

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     gate = None if args.calibration is None else Gate(calibration.load(args.calibration))
     how = {"exclude": args.exclude, "family": args.family}
     how |= {"codec": args.codec, "effort": args.effort}
-    plan = _plan(args, weights, how)
+    plan = _plan(args, weights, how, None if gate is None else gate.calibration)
     print(plan.table(), flush=True)
     expected = estimate(plan, args.effort, args.device, _sampling_bytes(plan))
     print(f"{expected}{_unknown(plan)}", flush=True)
@@ -84,7 +84,12 @@ def run(args: argparse.Namespace) -> None:
     encode_to(args.dst, weights, plan, args.effort, args.device, args.seed, gate)
 
 
-def _plan(args: argparse.Namespace, weights: WeightSource, how: dict[str, Any]) -> Plan:
+def _plan(
+    args: argparse.Namespace,
+    weights: WeightSource,
+    how: dict[str, Any],
+    heard: calibration.Calibration | None,
+) -> Plan:
     plan_at = partial(plan_for, weights, **how)
     if args.plan not in (_TABLE, _MEASURED):
         like = {key: value for key, value in how.items() if key != "codec"}
@@ -94,7 +99,7 @@ def _plan(args: argparse.Namespace, weights: WeightSource, how: dict[str, Any]) 
         return plan
     from .measuring import plan_by_measuring
 
-    return plan_by_measuring(args, weights, plan, how)
+    return plan_by_measuring(args, weights, plan, how, heard)
 
 
 def _sampling_bytes(plan: Plan) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .. import codecs
@@ -35,6 +36,9 @@ _HELD_BYTES = 3 << 30
 Read = Callable[[str], Tensor]
 """A layer's dense weight by name."""
 
+Moments = Callable[[str], Tensor | None]
+"""Second moments under which a layer will be coded, by name; see ``codecs.encode``."""
+
 OnForward = Callable[[int, int, float | None], None]
 """Told forward passes done and in all, and the seconds left once that is known; may raise to stop."""
 
@@ -46,13 +50,13 @@ class _Trials:
     task: Task
     read: Read
     probe: Probe
+    moments: Moments
     seed: int
     on_forward: OnForward
     total: int
     done: int = 0
     errors: dict[tuple[int, int], np.ndarray | None] = field(default_factory=dict)
     held: dict[tuple[int, int], codecs.VQWeight] = field(default_factory=dict)
-    nmse: dict[tuple[int, int], float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     def error(self, row: int, option: int) -> np.ndarray | None:
@@ -64,7 +68,6 @@ class _Trials:
                 self.probe.exchange(name, found)
                 self.errors[row, option] = self.probe.error().numpy()
                 self.probe.exchange(name, None)
-                self.nmse[row, option] = _nmse(self.read(name), found.decode())
         self.count(1)
         return self.errors[row, option]
 
@@ -86,8 +89,8 @@ class _Trials:
         if (row, option) in self.held:
             return self.held[row, option]
         choice = self.task.choice(row, option)
-        weight = self.read(self.task.layers[row].name)
-        found = coded(weight, choice, self.seed)
+        name = self.task.layers[row].name
+        found = coded(self.read(name), choice, self.seed, self.moments(name))
         if found is not None and sum(w.nbytes for w in self.held.values()) < _HELD_BYTES:
             self.held[row, option] = found
         return found
@@ -107,6 +110,7 @@ def measured_plan(
     read: Read,
     probe: Probe,
     *,
+    moments: Moments = lambda layer: None,
     seed: int = 0,
     on_forward: OnForward = lambda done, total, left: None,
 ) -> Plan:
@@ -117,6 +121,7 @@ def measured_plan(
         table: a plan of this task by other means.
         read: a layer's dense weight.
         probe: of the very model, whose layers include those of the task.
+        moments: see ``Moments``.
         seed: of the codes.
         on_forward: see ``OnForward``.
 
@@ -125,7 +130,7 @@ def measured_plan(
         measured, ``sensitivity_db`` holds what the layers were found to be.
     """
     rows = [row for row in range(len(task.layers)) if len(_columns(task, row)) > 1]
-    trials = _Trials(task, read, probe, seed, on_forward, 3 * len(rows) + 3)
+    trials = _Trials(task, read, probe, moments, seed, on_forward, 3 * len(rows) + 3)
     found = _sensitivities(trials, rows)
     task = replace(task, options=_scaled(task, found), sensitivity_db=_decibels(task, found))
     by_powers = allocate(task.options, task.budget, TOLERANCE * task.numel)
@@ -145,17 +150,23 @@ def measured_plan(
     return task.plan(best, -10 * math.log10(noise) if noise > 0 else None)
 
 
-def coded(weight: Tensor, choice: Choice, seed: int) -> codecs.VQWeight | None:
+def coded(
+    weight: Tensor, choice: Choice, seed: int, moments: Tensor | None = None
+) -> codecs.VQWeight | None:
     """A weight coded by a choice; None where it stays dense."""
     if choice.codec is None:
         return None
     options: dict[str, Any] = {} if choice.codec == "int8" else {"unbiased": True}
     if choice.codec == "additive":
         options["own_codebooks"] = False
+    if choice.codec != "int8" and moments is not None:
+        options["moments"] = moments
     try:
         return codecs.encode(weight, choice.bits, choice.codec, EFFORT, seed=seed, **options)
     except codecs.ScaleRangeError:
         return None
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage] - moments of no input
+        return coded(weight, choice, seed)
 
 
 def _columns(task: Task, row: int) -> list[int]:
@@ -166,24 +177,24 @@ def _columns(task: Task, row: int) -> list[int]:
 
 def _sensitivities(trials: _Trials, rows: list[int]) -> dict[int, float]:
     """Output noise per unit of weight NMSE, from the option of about the average's width."""
-    task, found = trials.task, {}
+    task, found, nmse = trials.task, {}, _nmse(trials.task)
     for row in rows:
         columns = [c for c in _columns(task, row) if c < len(task.widths)]
         option = min(columns, key=lambda c: abs(task.widths[c].bits - max(2, round(task.target))))
-        error, nmse = trials.error(row, option), trials.nmse.get((row, option), 0.0)
-        if error is not None and error.any() and nmse > 0:
-            found[row] = float(np.square(error).sum()) / nmse
+        error = trials.error(row, option)
+        if error is not None and error.any():
+            found[row] = float(np.square(error).sum()) / nmse[option]
     return found
 
 
-def _nmse(weight: Tensor, decoded: Tensor) -> float:
-    off = decoded.double() - weight.double()
-    return float(off.square().sum() / weight.double().square().sum().clamp(min=1e-300))
+def _nmse(task: Task) -> np.ndarray:
+    """Of unbiased codes of Gaussian weights, by option."""
+    return np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in task.widths] + [0.0])
 
 
 def _scaled(task: Task, found: dict[int, float]) -> Options:
     """The task's options with measured sensitivities in the place of the table's."""
-    nmse = np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in task.widths] + [0.0])
+    nmse = _nmse(task)
     noise = task.options.noise.copy()
     for row, sensitivity in found.items():
         noise[row] = sensitivity * nmse

@@ -13,6 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...budget import native_side
+from ...calibration import Calibration
 from ...errors import VQError
 from ...estimate import duration
 from ...model import VQModel
@@ -20,6 +21,7 @@ from ...plan import Plan, Task
 from ...plan.measured import measured_plan
 from ...probe import BenchProbe
 from ...progress import OnProgress, Progress
+from ...timestep import moments_of_time
 from .carry import carry_over
 from .evaluation.bench import ComfyBench, Prompt, Settings
 from .evaluation.prompting import random_prompts
@@ -87,6 +89,7 @@ def plan_by_measuring(
     questions: Questions,
     on_progress: OnProgress,
     say: Callable[[str], None],
+    calibration: Calibration | None = None,
 ) -> Plan:
     """See ``measured.measured_plan``.
 
@@ -94,6 +97,7 @@ def plan_by_measuring(
         patcher, source: the MODEL, and its weights.
         on_progress: told of forward passes; may raise to stop.
         say: told what is going on.
+        calibration: under which the layers will be coded.
     """
     say("measuring how much each layer shows in the output")
     started = time.monotonic()
@@ -109,8 +113,15 @@ def plan_by_measuring(
     def read(layer: str) -> torch.Tensor:
         return source.read(f"{layer}.weight").to(device).float()
 
+    known = moments_of_time(source)
+
+    def moments(layer: str) -> torch.Tensor | None:
+        heard = None if calibration is None else calibration.moments.get(layer)
+        found = known.get(layer) if heard is None else heard.mean()
+        return found.to(device) if found is not None and bool(found.any()) else None
+
     probe = probe_of(patcher, source, questions, native_side(table.family), stop)
-    plan = measured_plan(task, table, read, probe, on_forward=on_forward)
+    plan = measured_plan(task, table, read, probe, moments=moments, on_forward=on_forward)
     say(f"planned by measuring in {duration(time.monotonic() - started)}")
     return plan
 

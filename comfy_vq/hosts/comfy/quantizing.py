@@ -92,7 +92,8 @@ def quantize_model(
     if planning.by == "measured" and planning.like is None:
         questions = questions_of(patcher, planning.positive, planning.negative, planning.latent)
         task = task_for(source, plan.target, **how)
-        plan = plan_by_measuring(patcher, source, task, plan, questions, display, display.say)
+        asked = patcher, source, task, plan, questions
+        plan = plan_by_measuring(*asked, display, display.say, calibration)
     node, memory = "VQ Quantize Model", memory_of(plan)
     gate = None if calibration is None else _gate(patcher, source, plan, planning, calibration)
     job = Job(source, plan, effort, excluded, cache, node, memory, _SAMPLING, gate)
