@@ -8,7 +8,7 @@ from . import gguf_files
 from .floats import fp8, fp8_scaled, int8_rows, kitchen
 from .format import Format, by_layer
 from .nf4 import nf4
-from .ours import vq
+from .ours import by_command, vq
 
 BITS = (4.0, 3.5, 3.0, 2.5, 2.2)
 CODECS = ("additive", "trellis")
@@ -57,4 +57,17 @@ def ours(effort: str) -> list[Format]:
         for codec in CODECS
         for bits in (3.0, 2.2)
     ]
-    return made + foreign
+    by_itself = [
+        Format(
+            f"VQ3 {codec} measured{suffix}",
+            by_command(3.0, "--codec", codec, "--effort", effort, "--plan", "measured"),
+        )
+        for codec in CODECS
+    ]
+    calibrated = [
+        Format(
+            f"VQ{bits:g} calibrated{suffix}", by_command(bits, "--effort", effort, calibrated=True)
+        )
+        for bits in (4.0, 3.0, 2.2)
+    ]
+    return made + foreign + by_itself + calibrated

@@ -9,7 +9,7 @@ import torch
 
 from ..budget import Fit, parse_bits
 from ..checkpoint.atomic import free_bytes
-from ..codecs import CODECS, EFFORTS
+from ..codecs import AUTO, CODECS, EFFORTS
 from ..errors import VQError
 
 
@@ -80,9 +80,10 @@ def add_codec(parser: argparse.ArgumentParser) -> None:
     """What to code by."""
     parser.add_argument(
         "--codec",
-        choices=CODECS,
-        default=CODECS[0],
-        help="how weights are coded; trellis is better at the same size, and slower to encode and decode",
+        choices=(*CODECS, AUTO),
+        default=AUTO,
+        help="how weights are coded; auto (default): additive at effort fast and under a calibration, else "
+        "trellis, which is better at the same size and takes longer to find",
     )
 
 

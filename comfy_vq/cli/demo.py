@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .. import checkpoint
+from ..codecs import AUTO, codec_of
 from ..quantize import plan_for
 from . import arguments
 from .quantize import encode_to
@@ -45,7 +46,9 @@ def run(args: argparse.Namespace) -> None:
 
     def quantize(src: Path, dst: Path, bits: float) -> None:
         weights = checkpoint.open_dense(src)
-        encode_to(dst, weights, plan_for(weights, bits), args.effort, args.device)
+        codec = codec_of(AUTO, args.effort)
+        plan = plan_for(weights, bits, codec=codec, effort=args.effort)
+        encode_to(dst, weights, plan, args.effort, args.device)
 
     files, shown = model_files(args.model), subjects(args.pictures)
     demo.run(args.out, files, demo.choose_bench(args.host, files, shown), shown, quantize)

@@ -12,6 +12,7 @@ import torch
 from .. import calibration, checkpoint
 from ..budget import UNKNOWN_ACTIVATIONS, activation_bytes, plan_within, sampling_bytes
 from ..calibration.gate import Gate, describe
+from ..codecs import codec_of
 from ..estimate import estimate
 from ..plan import FAMILIES, Plan
 from ..quantize import WeightSource, plan_for, quantize
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     weights = checkpoint.open_dense(args.src)
     gate = None if args.calibration is None else Gate(calibration.load(args.calibration))
     how = {"exclude": args.exclude, "family": args.family}
-    how |= {"codec": args.codec, "effort": args.effort}
+    how |= {"codec": codec_of(args.codec, args.effort, gate is not None), "effort": args.effort}
     plan = _plan(args, weights, how, None if gate is None else gate.calibration)
     print(plan.table(), flush=True)
     expected = estimate(plan, args.effort, args.device, _sampling_bytes(plan))

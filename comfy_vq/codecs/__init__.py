@@ -15,13 +15,14 @@ from .registry import Codec, get, names, register, stored_bits
 from .scales import ScaleRangeError
 from .trellis import Trellis, TrellisSpec
 from .weight import CodebookSet, Piece, VQWeight
-from .widths import CODECS, WIDTHS, Width, spec_for, widths_of
+from .widths import AUTO, CODECS, WIDTHS, Width, codec_of, spec_for, widths_of
 
 register(Additive())
 register(Int8())
 register(Trellis())
 
 __all__ = [
+    "AUTO",
     "CODECS",
     "EFFORTS",
     "OWN",
@@ -36,6 +37,7 @@ __all__ = [
     "TrellisSpec",
     "VQWeight",
     "Width",
+    "codec_of",
     "encode",
     "get",
     "names",

@@ -27,7 +27,21 @@ class Width:
 WIDTHS = tuple(Width(*key, sqnr_db) for key, sqnr_db in sorted(gaussian_sqnr_db().items()))
 
 CODECS = ("additive", "trellis")
-"""What a model may be coded by; the first is the default."""
+"""What a model may be coded by."""
+AUTO = "auto"
+"""Whichever measured best for an effort."""
+
+
+def codec_of(asked: str, effort: str, calibrated: bool = False) -> str:
+    """The codec that is meant by one of ``CODECS`` or ``AUTO``.
+
+    ``trellis`` has less error at the same size, but takes a multiple of the time to find; a path's
+    errors cannot be made up for as closely as those of groups, so that under a calibration
+    ``additive`` is the better one (docs/quality.md).
+    """
+    if asked != AUTO:
+        return asked
+    return "additive" if calibrated or effort == "fast" else "trellis"
 
 
 def widths_of(codec: str) -> tuple[Width, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..budget import parse_bits
-from ..codecs import CODECS
+from ..codecs import AUTO, CODECS
 from ..errors import VQError
 from ..hosts.modes import COMPUTE
 
@@ -36,7 +36,7 @@ def quantizing_inputs(bits: str, average: str, example: str, more: str = "") -> 
             "effort",
             options=["fast", "balanced", "best"],
             default="balanced",
-            tooltip="How hard to search. Does not change the size or the speed of the result.",
+            tooltip="How hard to search. Does not change the size of the result.",
         ),
         io.String.Input(
             "exclude",
@@ -59,10 +59,11 @@ def codec_input() -> io.Combo.Input:
     """How weights are coded."""
     return io.Combo.Input(
         "codec",
-        options=list(CODECS),
-        default=CODECS[0],
+        options=[*CODECS, AUTO],
+        default=AUTO,
         optional=True,
-        tooltip="How weights are coded. trellis: better at the same size, slower to quantize and to run.",
+        tooltip="How weights are coded. additive: quick to find. trellis: better at the same size, takes longer to find. "
+        "auto: the better one; additive at effort fast and under a calibration, else trellis.",
     )
 
 

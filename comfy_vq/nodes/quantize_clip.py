@@ -3,7 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..budget import parse_bits
-from ..codecs import CODECS
+from ..codecs import AUTO
 from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.clip_quantizing import quantize_clip
 from .inputs import bits_are_valid, codec_input, quantizing_inputs
@@ -46,7 +46,7 @@ class VQQuantizeCLIP(io.ComfyNode):
         effort: str,
         exclude: str,
         cache: bool = True,
-        codec: str = CODECS[0],
+        codec: str = AUTO,
     ) -> io.NodeOutput:
         quantized, report = quantize_clip(
             clip,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..budget import parse_bits
-from ..codecs import CODECS
+from ..codecs import AUTO
 from ..hosts.comfy import folders
 from ..hosts.comfy.cache import host_cache
 from ..hosts.comfy.quantizing import PLANS, Planning, quantize_model
@@ -95,7 +95,7 @@ class VQQuantizeModel(io.ComfyNode):
         cache: bool = True,
         compute: str = "auto",
         spare_vram: int = 0,
-        codec: str = CODECS[0],
+        codec: str = AUTO,
         plan: str = PLANS[0],
         plan_of: str = _NONE,
         positive=None,

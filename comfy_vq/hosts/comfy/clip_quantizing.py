@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...budget import Fit, plan_within, sampling_bytes
 from ...cache import Cache
-from ...codecs import CODECS
+from ...codecs import AUTO, CODECS, codec_of
 from ...evaluation.metrics import sqnr_db
 from ...model import Component
 from ...plan import Plan
@@ -39,7 +39,7 @@ def quantize_clip(
     exclude: str,
     node_id: str | None = None,
     cache: Cache | None = None,
-    codec: str = CODECS[0],
+    codec: str = AUTO,
 ) -> tuple[comfy.sd.CLIP, str]:
     """A VQ CLIP that otherwise behaves as ``clip``, which is not changed, and a report.
 
@@ -52,7 +52,7 @@ def quantize_clip(
         VQError: see ``ClipSource``, ``quantize`` and ``budget.fit``.
         comfy.model_management.InterruptProcessingException: the user cancelled.
     """
-    source, excluded = ClipSource(clip), patterns(exclude)
+    source, excluded, codec = ClipSource(clip), patterns(exclude), codec_of(codec, effort)
     facts = about(clip)
     plan = plan_within(
         bits,

@@ -12,7 +12,7 @@ from ...budget import Fit, native_side, plan_within, sampling_bytes
 from ...cache import Cache
 from ...calibration import Calibration
 from ...calibration.gate import Gate, describe
-from ...codecs import CODECS
+from ...codecs import AUTO, codec_of
 from ...plan import Plan
 from ...probe import BenchProbe
 from ...quantize import plan_for, task_for
@@ -57,7 +57,7 @@ def quantize_model(
     cache: Cache | None = None,
     compute: str = "auto",
     spare: int = 0,
-    codec: str = CODECS[0],
+    codec: str = AUTO,
     planning: Planning | None = None,
     calibration: Calibration | None = None,
 ) -> tuple[ModelPatcher, str]:
@@ -72,7 +72,7 @@ def quantize_model(
         cache: where to look for an earlier quantization, and to keep this one.
         compute: how the result computes; see ``modes.COMPUTE``.
         spare: megabytes of memory for weights that stay decoded.
-        codec: one of ``codecs.CODECS``.
+        codec: one of ``codecs.CODECS``, or ``codecs.AUTO``.
         planning: how; by default by the family's table.
         calibration: of this model.
 
@@ -83,6 +83,7 @@ def quantize_model(
     source, excluded = ModelSource(patcher), patterns(exclude)
     memory_of = partial(sampling_bytes_of, patcher)
     planning, display = planning or Planning(), Display(node_id)
+    codec = codec_of(codec, effort, calibration is not None)
     how = {"exclude": excluded, "codec": codec, "effort": effort}
     plan_at = partial(plan_for, source, **how)
     if planning.like is not None:
