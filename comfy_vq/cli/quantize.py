@@ -14,13 +14,14 @@ from ..budget import UNKNOWN_ACTIVATIONS, activation_bytes, plan_within, samplin
 from ..calibration.gate import Gate, describe
 from ..codecs import codec_of
 from ..estimate import estimate
+from ..hosts.locate import find_comfyui
 from ..plan import FAMILIES, Plan
 from ..quantize import WeightSource, plan_for, quantize
 from ..reuse import saved_plan
 from . import arguments
 from .progress import quantization_bar
 
-_TABLE, _MEASURED = "table", "measured"
+_AUTO, _TABLE, _MEASURED = "auto", "table", "measured"
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -43,11 +44,12 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     arguments.add_codec(parser)
     parser.add_argument(
         "--plan",
-        default=_TABLE,
-        metavar="table|measured|FILE",
-        help="which layers get more bits: table (default): by what is known of the model's family; measured: by "
-        "what coding each layer does to this model's output, which takes ComfyUI and a few hundred "
-        "evaluations of the model; FILE: a VQ file of the same architecture, whose plan is taken",
+        default=_AUTO,
+        metavar="auto|table|measured|FILE",
+        help="which layers get more bits: table: by what is known of the model's family; measured: by what coding "
+        "each layer does to this model's output, which takes ComfyUI and a few hundred evaluations of the "
+        "model; auto (default): measured at effort best where a ComfyUI is found, else table; FILE: a VQ file of the "
+        "same architecture, whose plan is taken",
     )
     arguments.add_encoders(parser)
     arguments.add_encoding(parser)
@@ -92,11 +94,12 @@ def _plan(
     heard: calibration.Calibration | None,
 ) -> Plan:
     plan_at = partial(plan_for, weights, **how)
-    if args.plan not in (_TABLE, _MEASURED):
+    if args.plan not in (_AUTO, _TABLE, _MEASURED):
         like = {key: value for key, value in how.items() if key != "codec"}
         plan_at = partial(saved_plan(args.plan).plan_for, weights, **like)
     plan = plan_within(args.bits, plan_at, _sampling_bytes)
-    if args.plan != _MEASURED:
+    best = args.plan == _AUTO and args.effort == "best" and find_comfyui() is not None
+    if args.plan != _MEASURED and not best:
         return plan
     from .measuring import plan_by_measuring
 

@@ -90,7 +90,9 @@ class _Trials:
             return self.held[row, option]
         choice = self.task.choice(row, option)
         name = self.task.layers[row].name
-        found = coded(self.read(name), choice, self.seed, self.moments(name))
+        found = coded(
+            self.read(name), choice, self.seed, self.moments(name), lambda weights: self.count(0)
+        )
         if found is not None and sum(w.nbytes for w in self.held.values()) < _HELD_BYTES:
             self.held[row, option] = found
         return found
@@ -151,7 +153,11 @@ def measured_plan(
 
 
 def coded(
-    weight: Tensor, choice: Choice, seed: int, moments: Tensor | None = None
+    weight: Tensor,
+    choice: Choice,
+    seed: int,
+    moments: Tensor | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> codecs.VQWeight | None:
     """A weight coded by a choice; None where it stays dense."""
     if choice.codec is None:
@@ -162,11 +168,19 @@ def coded(
     if choice.codec != "int8" and moments is not None:
         options["moments"] = moments
     try:
-        return codecs.encode(weight, choice.bits, choice.codec, EFFORT, seed=seed, **options)
+        return codecs.encode(
+            weight,
+            choice.bits,
+            choice.codec,
+            EFFORT,
+            seed=seed,
+            on_progress=on_progress,
+            **options,
+        )
     except codecs.ScaleRangeError:
         return None
     except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage] - moments of no input
-        return coded(weight, choice, seed)
+        return coded(weight, choice, seed, None, on_progress)
 
 
 def _columns(task: Task, row: int) -> list[int]:

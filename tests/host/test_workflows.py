@@ -318,13 +318,15 @@ def test_stock_sampling_nodes_take_it(server):
     assert all(record["outputs"][name]["latents"] for name in ("save 1", "save 2"))
 
 
-def test_interrupting_takes_effect_within_two_seconds(server, tiny_checkpoint):
-    prompt = runnable(server, "quantize_and_save", VQQuantizeModel={"effort": "best", "bits": 4.0})
+@pytest.mark.parametrize("plan", ["table", "measured"])
+def test_interrupting_takes_effect_within_two_seconds(server, tiny_checkpoint, plan):
+    slow = {"effort": "best", "bits": 4.0, "codec": "additive", "plan": plan}
+    prompt = runnable(server, "quantize_and_save", VQQuantizeModel=slow)
     prompt_id = server.post_prompt(prompt)
     server.wait_for_log(r"got prompt", 30)
     while server.get("/queue")["queue_running"] == []:
         time.sleep(0.1)
-    time.sleep(6)  # well into the coding of a layer
+    time.sleep(6)  # well into the coding of a layer, or among the model's evaluations
     assert server.history(prompt_id) is None
     pressed = time.time()
     server.interrupt()

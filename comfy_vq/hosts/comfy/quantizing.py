@@ -26,8 +26,9 @@ from .probing import plan_by_measuring, probe_of, questions_of
 from .source import ModelSource
 
 _SAMPLING = "sampling one picture"
-PLANS = ("table", "measured")
-"""By what layers get their widths: what is known of the family, or how the model itself behaves."""
+PLANS = ("auto", "table", "measured")
+"""By what layers get their widths: what is known of the family, or how the model itself behaves; auto: the latter
+at effort ``best``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +91,8 @@ def quantize_model(
         how.pop("codec")
         plan_at = partial(saved_plan(planning.like).plan_for, source, **how)
     plan = plan_within(bits, plan_at, memory_of)
-    if planning.by == "measured" and planning.like is None:
+    measured = planning.by == "measured" or (planning.by == "auto" and effort == "best")
+    if measured and planning.like is None:
         questions = questions_of(patcher, planning.positive, planning.negative, planning.latent)
         task = task_for(source, plan.target, **how)
         asked = patcher, source, task, plan, questions
