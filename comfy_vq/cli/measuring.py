@@ -17,7 +17,7 @@ from .progress import quantization_bar
 from .prompts import texts_of
 
 _SHIPPED = "demo"
-_PROMPTS = 3
+_PROMPTS = 16
 
 
 def plan_by_measuring(
@@ -80,6 +80,4 @@ def _questions(args: argparse.Namespace, patcher: Any, family: str) -> Any:
     if clip is None:
         return probing.questions_of(patcher, None, None, None)
     texts = spread(texts_of(args.prompts), _PROMPTS)
-    if len(texts) < 2:
-        raise VQError(f"{args.prompts}: found 1 prompt, expected 2 or more; add some")
     return probing.Questions(prompting.encoded_prompts(clip, texts, args.seed))

@@ -9,7 +9,7 @@ import torch
 from comfy_vq import checkpoint
 from comfy_vq.errors import VQError
 from comfy_vq.hosts.comfy.loader import origin_of
-from comfy_vq.hosts.comfy.probing import Questions, probe_of, questions_of
+from comfy_vq.hosts.comfy.probing import Questions, benches_of, probe_of, questions_of
 from comfy_vq.hosts.comfy.quantizing import Planning, quantize_model
 from comfy_vq.hosts.comfy.source import ModelSource
 from host.families import tiny_state_dict
@@ -109,7 +109,16 @@ class TestTheNode:
         asked = questions_of(dense, conditioning, None, small("flux"))
         assert asked.cfg == 1.0
         assert all(prompt.positive is conditioning for prompt in asked.prompts)
-        assert len({prompt.seed for prompt in asked.prompts}) == len(asked.prompts)
+
+    def test_small_pictures_are_asked_about_several_times(self, dense):
+        asked = questions_of(dense, [[torch.ones(1, 4, 768), {}]], None, small("flux"))
+        sizes = []
+        for latent in (small("flux"), {"samples": torch.zeros(1, 16, 64, 64)}):
+            (few, more) = benches_of(Questions(asked.prompts, 1.0, latent), 8, lambda: None)
+            seeds = [*few.seeds, *more.seeds]
+            assert len(set(seeds)) == len(seeds)
+            sizes.append((len(few.seeds), len(more.seeds)))
+        assert sizes == [(4, 4), (1, 2)]
 
     def test_what_cannot_be_asked_is_said(self, dense, monkeypatch):
         def unknown(*_):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, cycle
 from typing import Any
 
 import comfy.model_management
@@ -31,8 +32,10 @@ from .source import ModelSource
 _STEPS, _GUIDANCE = 12, 4.0
 _RECORDED = 4
 """Evaluations that are kept of each prompt's sampling."""
-_FIRST, _SECOND = 1, 2
-"""Prompts, or seeds of one, whose answers are compared for each layer, and for whole plans."""
+_ELEMENTS = 1 << 14
+"""Of answers, as many as tell errors that agree from those that happen to: a few small pictures do not."""
+_MOST = 8
+"""Prompts, or seeds of one, that each layer is asked at most; as many others, at least 2, judge whole plans."""
 _SEED = 0x5EED
 
 
@@ -41,7 +44,7 @@ class Questions:
     """What a model is asked.
 
     Attributes:
-        prompts: at least two; layers are measured on the first, plans on the others.
+        prompts: at least one; they come again, with other seeds, as often as needed.
         cfg: guidance of the sampling in which inputs are met.
         latent: an empty LATENT of one, or None for a picture of the family's native resolution.
     """
@@ -67,18 +70,16 @@ def questions_of(
     Raises:
         VQError: there is no conditioning, and what the model takes is not known.
     """
-    count = _FIRST + _SECOND
     if latent is not None and not latent["samples"].is_nested:
         latent = {"samples": torch.zeros_like(latent["samples"][:1])}
     if positive is None:
-        texts = [f"noise {i}" for i in range(count)]
+        texts = [f"noise {i}" for i in range(2 * _MOST)]
         try:
             return Questions(random_prompts(patcher, texts, _SEED), latent=latent)
         except VQError as error:
             raise VQError(f"plan: measured: {error}; or connect positive") from error
     asked = Prompt("", positive, positive if negative is None else negative, _SEED)
-    prompts = [replace(asked, seed=_SEED + i) for i in range(count)]
-    return Questions(prompts, 1.0 if negative is None else _GUIDANCE, latent)
+    return Questions([asked], 1.0 if negative is None else _GUIDANCE, latent)
 
 
 def plan_by_measuring(
@@ -147,14 +148,7 @@ def probe_of(
     dense = {key: source.read(key) for key in source.keys()}  # noqa: SIM118
     origin = InMemory(VQModel({}, dense, source.source))
     private = carry_over(patcher, load(origin, disable_dynamic=True), origin)
-    latent = questions.latent
-    if latent is None:
-        (latent,) = nodes.EmptyLatentImage().generate(8 * side, 8 * side)
-    settings = Settings(latent, _STEPS, questions.cfg)
-    first, second = (
-        ComfyBench(part, settings, on_call=on_call, recorded=_RECORDED)
-        for part in (questions.prompts[:_FIRST], questions.prompts[_FIRST:])
-    )
+    first, second = benches_of(questions, side, on_call)
     network = private.model.diffusion_model
     modules = {
         key.removesuffix(".weight"): network.get_submodule(source.module(key))
@@ -162,3 +156,28 @@ def probe_of(
         if source.codable(key)
     }
     return BenchProbe(private, modules, lambda layer: source.read(f"{layer}.weight"), first, second)
+
+
+def benches_of(
+    questions: Questions, side: int, on_call: Callable[[], object]
+) -> tuple[ComfyBench, ComfyBench]:
+    """Those that ask about single layers, and about plans; arguments as of ``probe_of``."""
+    latent = questions.latent
+    if latent is None:
+        (latent,) = nodes.EmptyLatentImage().generate(8 * side, 8 * side)
+    settings = Settings(latent, _STEPS, questions.cfg)
+    each = _RECORDED * latent["samples"].numel() * (1 if questions.cfg == 1 else 2)
+    size = min(_MOST, -(-_ELEMENTS // each))
+    first, second = (
+        ComfyBench(part, settings, on_call=on_call, recorded=_RECORDED)
+        for part in _parted(questions.prompts, size, max(2, size))
+    )
+    return first, second
+
+
+def _parted(prompts: Sequence[Prompt], *counts: int) -> Iterator[list[Prompt]]:
+    """So many prompts, one part after the other, each with a seed of its own."""
+    seeds = count(_SEED)
+    again = cycle(prompts)
+    for size in counts:
+        yield [replace(next(again), seed=next(seeds)) for _ in range(size)]
