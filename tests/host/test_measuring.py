@@ -118,7 +118,7 @@ class TestTheNode:
             seeds = [*few.seeds, *more.seeds]
             assert len(set(seeds)) == len(seeds)
             sizes.append((len(few.seeds), len(more.seeds)))
-        assert sizes == [(4, 4), (1, 2)]
+        assert sizes == [(2, 2), (1, 2)]
 
     def test_what_cannot_be_asked_is_said(self, dense, monkeypatch):
         def unknown(*_):

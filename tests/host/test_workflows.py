@@ -116,6 +116,7 @@ def test_load_and_sample_paints_what_the_quantized_model_did(server, saved):
     assert pictures[0].tobytes() == pictures[1].tobytes()
 
 
+@pytest.mark.one_host(reason="hundreds of evaluations; test_measuring measures in every version")
 def test_quantize_measured(server, tiny_checkpoint):
     prompt = runnable(server, "quantize_measured", SaveVQCheckpoint={"filename_prefix": "measured"})
     record = server.run(prompt)

@@ -32,9 +32,9 @@ from .source import ModelSource
 _STEPS, _GUIDANCE = 12, 4.0
 _RECORDED = 4
 """Evaluations that are kept of each prompt's sampling."""
-_ELEMENTS = 1 << 14
+_ELEMENTS = 1 << 13
 """Of answers, as many as tell errors that agree from those that happen to: a few small pictures do not."""
-_MOST = 8
+_MOST = 4
 """Prompts, or seeds of one, that each layer is asked at most; as many others, at least 2, judge whole plans."""
 _SEED = 0x5EED
 
