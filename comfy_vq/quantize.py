@@ -51,7 +51,7 @@ def task_for(
 
     Args:
         uncounted: keys of tensors that the average leaves out.
-        how: family, exclude, codec, effort and sensitivity_db; see ``plan.make_plan``, which raises
+        how: family, exclude, codec, effort and sensitivity_db; see ``plan.Task.of``, which raises
             the same.
     """
     layers, other_bits, other_numel = [], 0, 0
@@ -95,9 +95,9 @@ def quantize(
         weights: the dense model.
         bits: average over the whole model, everything counted, met within 0.02.
         effort: ``fast``, ``balanced`` or ``best``.
-        exclude: layers to leave dense; see ``plan.make_plan``.
+        exclude: layers to leave dense; see ``plan.Task.of``.
         family: architecture whose sensitivities to plan by; None to detect it.
-        codec: one of ``codecs.CODECS``; see ``plan.make_plan``.
+        codec: one of ``codecs.CODECS``; see ``plan.Task.of``.
         device: to encode on.
         seed: the same weights, bits, effort and seed give the same model.
         progress: see ``OnProgress``.
@@ -108,7 +108,7 @@ def quantize(
         The model, its tensors on the CPU.
 
     Raises:
-        VQError: an impossible plan (see ``make_plan``); a weight that is not finite, named.
+        VQError: an impossible plan (see ``plan.Task.of``); a weight that is not finite, named.
     """
     if effort not in codecs.EFFORTS:
         raise VQError(f"effort: found {effort!r}, expected one of {', '.join(codecs.EFFORTS)}")

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import comfy.samplers
 from comfy_api.latest import io, ui
 
 from ..hosts.comfy.calibrating import calibrate
 from ..hosts.comfy.display import bar_step
 from ..hosts.comfy.evaluation.bench import Settings
 from ..hosts.comfy.evaluation.report import seeds_of
-from .inputs import CALIBRATION
+from .inputs import CALIBRATION, sampling_inputs
 
 
 class VQCalibrate(io.ComfyNode):
@@ -23,20 +22,8 @@ class VQCalibrate(io.ComfyNode):
             search_aliases=["activations", "importance matrix", "imatrix", "second moments"],
             inputs=[
                 io.Model.Input("model", tooltip="The dense model that is to be quantized."),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
-                io.Latent.Input("latent", tooltip="An empty latent, batch size 1."),
-                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
-                io.Int.Input("steps", default=20, min=1, max=10000),
-                io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
-                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS),
-                io.Int.Input(
-                    "pictures",
-                    default=4,
-                    min=1,
-                    max=4096,
-                    tooltip="How many to sample of this prompt, each with a seed of its own.",
+                *sampling_inputs(
+                    4, 1, 4096, "How many to sample of this prompt, each with a seed of its own."
                 ),
                 CALIBRATION.Input(
                     "calibration",

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import comfy.samplers
 from comfy_api.latest import io, ui
 
 from ..finetune.report import to_text
@@ -10,7 +9,7 @@ from ..hosts.comfy.display import Display
 from ..hosts.comfy.evaluation.bench import Settings
 from ..hosts.comfy.evaluation.report import seeds_of
 from ..hosts.comfy.finetuning import curve_image, fine_tune_model
-from .inputs import compute_input, spare_memory_input
+from .inputs import compute_input, sampling_inputs, spare_memory_input
 
 
 class VQFineTune(io.ComfyNode):
@@ -27,20 +26,11 @@ class VQFineTune(io.ComfyNode):
             inputs=[
                 io.Model.Input("teacher", tooltip="The dense model. LoRAs on it are learned."),
                 io.Model.Input("student", tooltip="The VQ model made of it, without patches."),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
-                io.Latent.Input("latent", tooltip="An empty latent, batch size 1."),
-                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
-                io.Int.Input("steps", default=20, min=1, max=10000),
-                io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
-                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS),
-                io.Int.Input(
-                    "pictures",
-                    default=16,
-                    min=2,
-                    max=4096,
-                    tooltip="How many seeds to sample with the teacher. One in eight is only measured by.",
+                *sampling_inputs(
+                    16,
+                    2,
+                    4096,
+                    "How many seeds to sample with the teacher. One in eight is only measured by.",
                 ),
                 io.Float.Input(
                     "minutes",

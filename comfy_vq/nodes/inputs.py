@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.samplers
 from comfy_api.latest import io
 
 from ..budget import parse_bits
@@ -52,6 +53,27 @@ def quantizing_inputs(bits: str, average: str, example: str, more: str = "") -> 
             optional=True,
             tooltip="Keep the result on disk, so that the same weights are not quantized again.",
         ),
+    ]
+
+
+def sampling_inputs(pictures: int, least: int, most: int, what: str) -> list[io.Input]:
+    """What a node that samples asks for: KSampler's inputs in its order, and how many pictures.
+
+    Args:
+        pictures, least, most: default and limits of their number.
+        what: it means.
+    """
+    sampler = comfy.samplers.KSampler
+    return [
+        io.Conditioning.Input("positive"),
+        io.Conditioning.Input("negative"),
+        io.Latent.Input("latent", tooltip="An empty latent, batch size 1."),
+        io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
+        io.Int.Input("steps", default=20, min=1, max=10000),
+        io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
+        io.Combo.Input("sampler_name", options=sampler.SAMPLERS),
+        io.Combo.Input("scheduler", options=sampler.SCHEDULERS),
+        io.Int.Input("pictures", default=pictures, min=least, max=most, tooltip=what),
     ]
 
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import comfy.samplers
 from comfy_api.latest import io, ui
 
 from ..hosts.comfy.evaluation.bench import Settings
 from ..hosts.comfy.evaluation.report import quality_report, seeds_of
+from .inputs import sampling_inputs
 
 
 class VQQualityReport(io.ComfyNode):
@@ -21,20 +21,8 @@ class VQQualityReport(io.ComfyNode):
             inputs=[
                 io.Model.Input("reference", tooltip="The model to compare with, as a rule dense."),
                 io.Model.Input("candidate", tooltip="VQ, native formats of ComfyUI, GGUF, any."),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
-                io.Latent.Input("latent", tooltip="An empty latent, batch size 1."),
-                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True),
-                io.Int.Input("steps", default=20, min=1, max=10000),
-                io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
-                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS),
-                io.Int.Input(
-                    "pictures",
-                    default=4,
-                    min=1,
-                    max=256,
-                    tooltip="How many seeds to measure with. More of them narrow the intervals.",
+                *sampling_inputs(
+                    4, 1, 256, "How many seeds to measure with. More of them narrow the intervals."
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="To compare pictures too."),
                 io.Model.Input("candidate_2", optional=True),

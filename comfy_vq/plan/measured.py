@@ -30,6 +30,8 @@ from .task import TOLERANCE, Task
 EFFORT = "fast"
 """Of the codes that are tried: a layer's share of the noise hardly depends on it."""
 _ROUNDS = 3
+_FORWARDS = 4
+"""Evaluations of a layer to be expected: at its first width, at those around the plan's, at some more later."""
 _HELD_BYTES = 3 << 30
 """Of codes that are kept for when a layer takes an option again."""
 
@@ -132,7 +134,7 @@ def measured_plan(
         measured, ``sensitivity_db`` holds what the layers were found to be.
     """
     rows = [row for row in range(len(task.layers)) if len(_columns(task, row)) > 1]
-    trials = _Trials(task, read, probe, moments, seed, on_forward, 3 * len(rows) + 3)
+    trials = _Trials(task, read, probe, moments, seed, on_forward, _FORWARDS * len(rows))
     found = _sensitivities(trials, rows)
     task = replace(task, options=_scaled(task, found), sensitivity_db=_decibels(task, found))
     by_powers = allocate(task.options, task.budget, TOLERANCE * task.numel)

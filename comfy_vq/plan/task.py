@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -35,36 +36,10 @@ class UnreachableError(VQError):
 
 
 def make_plan(
-    layers: Sequence[Layer],
-    other_bits: int,
-    other_numel: int,
-    bits: float,
-    *,
-    family: str | None = None,
-    exclude: Sequence[str] = (),
-    codec: str = codecs.CODECS[0],
-    effort: str = "balanced",
-    sensitivity_db: Mapping[str, float] | None = None,
+    layers: Sequence[Layer], other_bits: int, other_numel: int, bits: float, **how: Any
 ) -> Plan:
-    """Choose a codec and width, or none, for every layer.
-
-    Args:
-        layers: weights that may be coded.
-        other_bits, other_numel: summed size of all tensors that are never coded.
-        bits: wanted average per weight over ``layers`` and the others, everything counted.
-        family: one of ``FAMILIES``; None to detect it from names and shapes.
-        exclude: layers to leave dense: glob patterns of whole names, or parts of names.
-        codec: one of ``codecs.CODECS``; see ``codecs.widths_of``.
-        effort: of the encoding, which sets may depend on.
-        sensitivity_db: by layer, instead of the family's; layers that it lacks have the family's.
-
-    Raises:
-        VQError: no layers; a bad ``bits``; an unknown family or codec; an exclude that matches no layer; a
-            target that cannot be met (UnreachableError), with the range that can.
-    """
-    return Task.of(
-        layers, other_bits, other_numel, bits, family, exclude, codec, effort, sensitivity_db
-    ).solve()
+    """Choose a codec and width, or none, for every layer: ``Task.of`` the same arguments, solved."""
+    return Task.of(layers, other_bits, other_numel, bits, **how).solve()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +50,7 @@ class Task:
         layers, other_bits, other_numel, target, family: see ``Plan``.
         widths: that a layer may take besides staying dense.
         options: a row per layer; a column per width, in their order, then one for dense.
-        sensitivity_db: see ``make_plan``.
+        sensitivity_db: see ``of``.
     """
 
     layers: tuple[Layer, ...]
@@ -100,7 +75,22 @@ class Task:
         effort: str = "balanced",
         sensitivity_db: Mapping[str, float] | None = None,
     ) -> Task:
-        """See ``make_plan``, which raises the same."""
+        """A task; some of its layers may have one option alone.
+
+        Args:
+            layers: weights that may be coded.
+            other_bits, other_numel: summed size of all tensors that are never coded.
+            bits: wanted average per weight over ``layers`` and the others, everything counted.
+            family: one of ``FAMILIES``; None to detect it from names and shapes.
+            exclude: layers to leave dense: glob patterns of whole names, or parts of names.
+            codec: one of ``codecs.CODECS``; see ``codecs.widths_of``.
+            effort: of the encoding, which sets may depend on.
+            sensitivity_db: by layer, instead of the family's; layers that it lacks have the family's.
+
+        Raises:
+            VQError: no layers; a bad ``bits``; an unknown family or codec; an exclude that matches no
+                layer; a target that cannot be met (UnreachableError), with the range that can.
+        """
         layers, widths = tuple(layers), codecs.widths_of(codec)
         if not layers:
             raise VQError("found no layer that can be coded, expected at least one weight matrix")
@@ -129,7 +119,11 @@ class Task:
         return task
 
     def solve(self) -> Plan:
-        """The plan of least noise, that of layers taken as independent."""
+        """The plan of least noise, that of layers taken as independent.
+
+        Raises:
+            UnreachableError: no mix of widths meets the target.
+        """
         chosen = allocate(self.options, self.budget, TOLERANCE * self.numel)
         reached = self.average(chosen)
         if abs(reached - self.target) > TOLERANCE:
