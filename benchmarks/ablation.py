@@ -49,7 +49,7 @@ from comfy_vq.timestep import moments_of_time
 
 _GREEDY = "greedy"
 EFFORTS[_GREEDY] = Effort(beam=1)
-_PROBED = (4, 8)
+_PROBED = (2, 4)
 """Prompts, none of them measured on, by whose answers layers and plans are compared."""
 
 
@@ -86,8 +86,8 @@ STEPS = (
 class Plans:
     """Plans of one model, made when they are first asked for."""
 
-    def __init__(self, weights: WeightSource, files: ModelFiles) -> None:
-        self._weights, self._files = weights, files
+    def __init__(self, weights: WeightSource, files: ModelFiles, host: str) -> None:
+        self._weights, self._files, self._host = weights, files, host
         self._measured: dict[float, Plan] = {}
 
     def of(self, step: Step, bits: float) -> Plan:
@@ -107,15 +107,19 @@ class Plans:
         return make_plan(*size, family="unet", codec=step.codec, sensitivity_db=known)
 
     def _measure(self, table: Plan, bits: float) -> Plan:
-        from comfy_vq.demo.with_diffusers import DiffusersBench
-        from comfy_vq.hosts.diffusers import layers_of
-
-        shown = [scene.caption for scene in task.subjects(sum(_PROBED), held_out=False)]
+        shown = task.subjects(sum(_PROBED), held_out=False)
         parts = shown[: _PROBED[0]], shown[_PROBED[0] :]
-        benches = [DiffusersBench(self._files.autoencoder, captions) for captions in parts]
-        shapes = {key: self._weights.shape(key) for key in self._weights.keys()}  # noqa: SIM118
-        unet = benches[0].load(self._files.unet)
-        probe = BenchProbe(unet, layers_of(unet, shapes), self._read, *benches)
+        first, second = (choose_bench(self._host, self._files, part) for part in parts)
+        model = first.load(self._files.unet)
+        network, layers = first.network(model), [layer.name for layer in table.layers]
+        if network is model:  # a network of diffusers, which has names of its own
+            from comfy_vq.hosts.diffusers import layers_of
+
+            shapes = {key: self._weights.shape(key) for key in self._weights.keys()}  # noqa: SIM118
+            modules = layers_of(network, shapes)
+        else:
+            modules = {layer: network.get_submodule(layer) for layer in layers}
+        probe = BenchProbe(model, modules, self._read, first, second)
         numbers = table.other_bits, table.other_numel, bits
         return measured_plan(Task.of(table.layers, *numbers, "unet"), table, self._read, probe)
 
@@ -220,7 +224,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     files, subjects = model_files(), task.subjects(args.pictures)
     weights = checkpoint.open_dense(files.unet)
-    bench, plans = choose_bench(args.host, files, subjects), Plans(weights, files)
+    bench, plans = choose_bench(args.host, files, subjects), Plans(weights, files, args.host)
     reference = Named("dense", files.unet, bench.size(files.unet))
     for bits in args.bits:
         candidates = ladder(steps_by(args.plan), weights, plans, bits, args.out)
