@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .codecs.threads import one_thread
 from .plan.families import unet_name
 
 STEPS = 1000
@@ -39,6 +40,7 @@ class Weights(Protocol):
     def read(self, key: str) -> Tensor: ...
 
 
+@one_thread()
 def moments_of_time(weights: Weights) -> dict[str, Tensor]:
     """Second moments of the inputs of the layers that see nothing but the time step.
 

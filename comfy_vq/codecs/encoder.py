@@ -17,7 +17,7 @@ from ..kernels import Rotation
 from .feedback import Aim, aim_at
 from .registry import OnProgress
 from .scales import fit_scales, half_scales, unbiased_scales, weighted
-from .threads import map_slabs
+from .threads import map_slabs, one_thread
 from .weight import CodebookSet
 
 REVISION = 2
@@ -124,7 +124,10 @@ class Coder:
         if self.importance is None:
             return None
         if self._fed:
-            return aim_at(self.importance, rotation, self.period, backwards=self.search.backwards)
+            with one_thread():  # of several, each number rounds in its own way
+                return aim_at(
+                    self.importance, rotation, self.period, backwards=self.search.backwards
+                )
         # a rotation mixes the columns of a block, so importance cannot steer the search there
         return self.importance if rotation is None else None
 
