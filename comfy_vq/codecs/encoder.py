@@ -155,26 +155,15 @@ class Coder:
         self, rotation: Rotation | None, aim: Tensor | Aim | None, slab: Tensor
     ) -> tuple[Tensor, Tensor]:
         slab = slab.float()
-        turned = self._turned(slab, rotation)
-        codes, fitted, _error = self._pass(slab, turned, _norms(turned), rotation, aim)
-        if self.unbiased:
-            fitted = unbiased_scales(slab, self._decoded(codes, rotation), self.importance)
-        return codes, fitted
-
-    def _pass(
-        self,
-        slab: Tensor,
-        turned: Tensor,
-        scales: Tensor,
-        rotation: Rotation | None,
-        aim: Tensor | Aim | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Search at the given scales, then fit them: codes, new scales, row errors."""
-        codes = self.search.codes(_unit(turned, scales), aim)
+        codes = self.search.codes(self.normalized(slab, rotation), aim)
         decoded = self._decoded(codes, rotation)
-        fitted = fit_scales(slab, decoded, self.importance).half().float()
-        error = slab - decoded * fitted[:, None]
-        return codes, fitted, (error * weighted(error, self.importance)).sum(1)
+        if self.unbiased:
+            return codes, unbiased_scales(slab, decoded, self.importance)
+        return codes, self._fitted(slab, decoded)
+
+    def _fitted(self, matrix: Tensor, decoded: Tensor) -> Tensor:
+        """Scales of least error, as they are stored."""
+        return fit_scales(matrix, decoded, self.importance).half().float()
 
     def _turned(self, matrix: Tensor, rotation: Rotation | None) -> Tensor:
         return matrix if rotation is None else kernels.rotate(matrix, rotation, self.period)
@@ -188,9 +177,10 @@ class Coder:
 
     def _error(self, sample: Tensor, rotation: Rotation | None) -> float:
         """Squared error of a float32 matrix under the importance."""
-        turned = self._turned(sample, rotation)
-        aim = self._aim(rotation)
-        return float(self._pass(sample, turned, _norms(turned), rotation, aim)[2].sum())
+        codes = self.search.codes(self.normalized(sample, rotation), self._aim(rotation))
+        decoded = self._decoded(codes, rotation)
+        error = sample - decoded * self._fitted(sample, decoded)[:, None]
+        return float((error * weighted(error, self.importance)).sum(1).sum())
 
 
 def _norms(matrix: Tensor) -> Tensor:
