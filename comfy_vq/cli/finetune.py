@@ -20,10 +20,10 @@ from ..hosts.locate import find_comfyui
 from ..model import VQModel
 from . import arguments
 from .evaluate import CFG, SHIPPED, add_sampling, family_of
+from .progress import FORMAT
 from .prompts import texts_of
 
 _MINUTES = 10.0
-_FORMAT = "{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}"
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:
@@ -211,7 +211,7 @@ def _draw(path: Path, points: Sequence[Any]) -> None:
 @contextmanager
 def _bar() -> Iterator[tuple[Callable[[str], None], Callable[[Progress], None]]]:
     """How lines are printed above a bar of progress, and how that is moved."""
-    with tqdm(desc="learning", total=1.0, bar_format=_FORMAT, dynamic_ncols=True) as bar:
+    with tqdm(desc="learning", total=1.0, bar_format=FORMAT, dynamic_ncols=True) as bar:
 
         def show(progress: Progress) -> None:
             left = ""

@@ -6,17 +6,17 @@ import argparse
 from typing import Any
 
 from ..calibration import Calibration
-from ..demo import scenes, task
+from ..demo import task
 from ..errors import VQError
 from ..evaluation.bench import spread
 from ..hosts.comfy_boot import boot
 from ..hosts.locate import VARIABLE, find_comfyui
 from ..plan import Plan
 from ..quantize import WeightSource, task_for
+from .evaluate import SHIPPED
 from .progress import quantization_bar
 from .prompts import texts_of
 
-_SHIPPED = "demo"
 _PROMPTS = 16
 
 
@@ -59,21 +59,15 @@ def plan_by_measuring(
 
 
 def _questions(args: argparse.Namespace, patcher: Any, family: str) -> Any:
-    import torch
-
     from ..hosts.comfy import probing
     from ..hosts.comfy.evaluation import prompting
-    from ..hosts.comfy.evaluation.bench import Prompt
 
-    if family == _SHIPPED and not args.clip:
-        captions = [scene.caption for scene in spread(scenes.training(), _PROMPTS)]
-        contexts = zip(captions, *task.contexts(captions), strict=True)
-        prompts = [
-            Prompt(caption, [[toward[None], {}]], [[away[None], {}]], args.seed + i)
-            for i, (caption, toward, away) in enumerate(contexts)
-        ]
-        latent = {"samples": torch.zeros(1, *task.LATENT)}
-        return probing.Questions(prompts, task.GUIDANCE, latent)
+    if family == SHIPPED and not args.clip:
+        from ..demo.with_comfyui import asked
+
+        captions = [scene.caption for scene in task.subjects(_PROMPTS, held_out=False)]
+        prompts, how = asked(captions, args.seed, task.STEPS, task.GUIDANCE, "ddim")
+        return probing.Questions(prompts, how.cfg, how.latent)
     clip, _ = prompting.encoders_in(args.src)
     if args.clip:
         clip = prompting.load_clip(args.clip, args.clip_type)

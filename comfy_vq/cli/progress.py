@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from ..progress import OnProgress, Progress
 
-_FORMAT = "{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}"
+FORMAT = "{desc} {percentage:3.0f}% |{bar}| {elapsed}{postfix}"
 
 
 @contextmanager
 def quantization_bar(description: str) -> Iterator[OnProgress]:
     """A bar over the work of encoding, with the time left; gives the callback that moves it."""
-    with tqdm(desc=description, total=1, bar_format=_FORMAT, dynamic_ncols=True) as bar:
+    with tqdm(desc=description, total=1, bar_format=FORMAT, dynamic_ncols=True) as bar:
 
         def show(progress: Progress) -> None:
             bar.total = progress.total

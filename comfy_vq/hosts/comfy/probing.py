@@ -24,6 +24,7 @@ from ...probe import BenchProbe
 from ...progress import OnProgress, Progress
 from ...timestep import moments_of_time
 from .carry import carry_over
+from .display import raise_if_interrupted
 from .evaluation.bench import ComfyBench, Prompt, Settings
 from .evaluation.prompting import random_prompts
 from .loader import InMemory, load
@@ -106,9 +107,6 @@ def plan_by_measuring(
     def on_forward(done: int, total: int, left: float | None) -> None:
         on_progress(Progress(done, total, "measuring", left))
 
-    def stop() -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
     device = comfy.model_management.get_torch_device()
 
     def read(layer: str) -> torch.Tensor:
@@ -121,7 +119,7 @@ def plan_by_measuring(
         found = known.get(layer) if heard is None else heard.mean()
         return found.to(device) if found is not None and bool(found.any()) else None
 
-    probe = probe_of(patcher, source, questions, native_side(table.family), stop)
+    probe = probe_of(patcher, source, questions, native_side(table.family), raise_if_interrupted)
     plan = measured_plan(task, table, read, probe, moments=moments, on_forward=on_forward)
     say(f"planned by measuring in {duration(time.monotonic() - started)}")
     return plan
