@@ -17,13 +17,11 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import Rotation
-from . import beam, viterbi
+from . import beam, survivors, viterbi
 from .codebooks import GROUP
 
 DAMPING = 0.01
 """Added to the diagonal, as a share of its mean: so few pictures know no direction exactly."""
-_STRETCH = 8
-_AHEAD = 16
 _CHUNK = 128
 """Columns after which what comes later is made up for, in one product."""
 
@@ -116,10 +114,7 @@ def additive(unit: Tensor, values: Tensor, width: int, aim: Aim) -> Tensor:
 
 
 def trellis(unit: Tensor, table: Tensor, bits: int, aim: Aim) -> Tensor:
-    """The same for a path through a trellis, which is found ``_STRETCH`` columns at a time.
-
-    Each stretch is the beginning of the best path through it and the ``_AHEAD`` columns after it,
-    and begins where the one before it has ended; the last closes the ring.
+    """The same for paths through a trellis, see ``survivors``.
 
     Args:
         unit: float32 ``[rows, columns]``.
@@ -130,40 +125,15 @@ def trellis(unit: Tensor, table: Tensor, bits: int, aim: Aim) -> Tensor:
     Returns:
         uint8 ``[rows, columns / 8, k]``, as ``viterbi.search`` does.
     """
-    columns, branches = unit.shape[1], len(table) >> bits
-    stretches = _stretches(aim, columns)
-    importance = torch.cat([metric.square().sum(1) for _, metric in stretches])
+    columns = unit.shape[1]
+    stretches = survivors.stretches(aim.factors.flip(0), columns)
     codes = []
-    for part in unit.split(viterbi.rows_at_once(unit.device, columns, len(table), branches)):
+    for part in unit.split(survivors.rows_at_once(table, bits)):
         targets = part.flip(1)
-        start = joint = viterbi.joint(targets.T.contiguous(), table, bits, importance)
-        chosen = []
-        for n, (factor, metric) in enumerate(stretches):
-            here = slice(n * _STRETCH, (n + 1) * _STRETCH)
-            seen = slice(here.start, here.stop + _AHEAD)
-            end = joint if seen.stop >= columns else None
-            near = targets[:, seen].T.contiguous()
-            path = kernels.best_path(near, table, bits, importance[seen], start, end)
-            path = path[:_STRETCH].T.long()
-            errors = (targets[:, here] - table[path]) @ metric
-            later = slice(here.stop, here.stop + factor.shape[1])
-            targets[:, later] -= errors @ factor
-            chosen.append(path)
-            start = path[:, -1] % branches
-        path = torch.cat(chosen, 1).flip(1)
-        codes.append(viterbi.packed(path & ((1 << bits) - 1), bits))
+        ring = viterbi.joint(targets.T.contiguous(), table, bits, None).long()
+        states = survivors.path(targets, table, bits, ring, stretches).T.flip(1)
+        codes.append(viterbi.packed(states & ((1 << bits) - 1), bits))
     return torch.cat(codes)
-
-
-def _stretches(aim: Aim, columns: int) -> list[tuple[Tensor, Tensor]]:
-    """For every stretch of a row, from its end: what its errors do to what follows, their metric."""
-    blocks, size = aim.orders.shape
-    found = []
-    for factor in aim.factors.flip(0).repeat(columns // (blocks * size), 1, 1):
-        for start in range(0, size, _STRETCH):
-            stop = min(size, start + _STRETCH)
-            found.append((factor[start:stop, stop:], _inverse(factor[start:stop, start:stop])))
-    return found
 
 
 def _make_up(targets: Tensor, errors: Tensor, factor: Tensor, part: slice) -> None:
