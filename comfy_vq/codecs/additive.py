@@ -69,7 +69,8 @@ class BeamSearch:
 
     def codes(self, unit: Tensor, aim: Tensor | Aim | None) -> Tensor:
         if isinstance(aim, Aim):
-            return feedback.additive(unit, self.shared.values(), self.width, aim)
+            rows = feedback.attainable(unit, aim, "additive", len(self.shared.codebooks))
+            return feedback.additive(rows, self.shared.values(), self.width, aim)
         importance = None if aim is None else aim.expand_as(unit).reshape(-1, GROUP)
         groups, values = unit.view(-1, GROUP), self.shared.values()
         codes = beam.search(groups, values, self.width, importance)[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 from .. import kernels
 from ..kernels import Rotation
 from . import beam, survivors, viterbi
-from .codebooks import GROUP
+from .codebooks import GROUP, gaussian_sqnr_db
 
 DAMPING = 0.01
 """Added to the diagonal, as a share of its mean: so few pictures know no direction exactly."""
@@ -76,6 +76,30 @@ def _turned_rows(moments: Tensor, rotation: Rotation, period: int) -> Tensor:
     blocks, width = moments.shape[:2]
     beside = moments.transpose(0, 1).reshape(width, blocks * width)
     return kernels.rotate(beside, rotation, period).view(width, blocks, width).transpose(0, 1)
+
+
+def attainable(unit: Tensor, aim: Aim, codec: str, bits: int) -> Tensor:
+    """Rows less what lies below the noise of their codes at the output, and is not worth its bits.
+
+    At a fixed rate the least error leaves out directions whose power does not reach the noise in the
+    others (reverse water-filling, Cover and Thomas, section 10.3). With N for that noise and H for the
+    damped moments, ``x (H - N) H^-1`` does so smoothly, as a term ``N |code|^2`` beside the error would.
+    Codes that need not follow ``x`` there are free to make up for errors, and stay within their range.
+
+    Args:
+        unit: x, float32 ``[rows, columns]``, of mean square 1.
+        aim: of ``aim_at``.
+        codec, bits: what codes it; N is its noise on Gaussian weights times the geometric mean of what
+            errors in single weights cost once the others have made up for them.
+    """
+    noise = 10 ** (-gaussian_sqnr_db()[codec, bits] / 10)
+    blocks, size = aim.orders.shape
+    parts = unit.clone().view(len(unit), -1, blocks, size)
+    for block, (order, factor) in enumerate(zip(aim.orders, aim.factors, strict=True)):
+        level = noise * factor.diagonal().log().mean().mul(-2).exp()
+        rows = parts[:, :, block, order]
+        parts[:, :, block, order] = rows - level * (rows @ factor.T) @ factor
+    return parts.view(unit.shape)
 
 
 def additive(unit: Tensor, values: Tensor, width: int, aim: Aim) -> Tensor:
