@@ -13,6 +13,7 @@ from .. import calibration, checkpoint
 from ..budget import UNKNOWN_ACTIVATIONS, activation_bytes, plan_within, sampling_bytes
 from ..calibration.gate import Gate, describe
 from ..codecs import codec_of
+from ..errors import VQError
 from ..estimate import estimate
 from ..hosts.locate import find_comfyui
 from ..plan import FAMILIES, Plan
@@ -70,16 +71,25 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="what goes into each layer, from `calibrate` or Save VQ Calibration: the same size, better",
     )
+    parser.add_argument(
+        "--gated",
+        action="store_true",
+        help="with --calibration: ask the model layer by layer whether it helps its output, and code without where "
+        "it does not; takes ComfyUI and twice the time",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     arguments.check_destination(args.dst, args.force)
+    if args.gated and args.calibration is None:
+        raise VQError("--gated: found no --calibration, whose effect it is to check; name one")
     weights = checkpoint.open_dense(args.src)
-    gate = None if args.calibration is None else Gate(calibration.load(args.calibration))
+    heard = None if args.calibration is None else calibration.load(args.calibration)
     how = {"exclude": args.exclude, "family": args.family}
-    how |= {"codec": codec_of(args.codec, args.effort, gate is not None), "effort": args.effort}
-    plan = _plan(args, weights, how, None if gate is None else gate.calibration)
+    how |= {"codec": codec_of(args.codec, args.effort, heard is not None), "effort": args.effort}
+    plan = _plan(args, weights, how, heard)
+    gate = None if heard is None else _gate(args, plan.family, heard)
     print(plan.table(), flush=True)
     expected = estimate(plan, args.effort, args.device, _sampling_bytes(plan))
     print(f"{expected}{_unknown(plan)}", flush=True)
@@ -101,9 +111,17 @@ def _plan(
     best = args.plan == _AUTO and args.effort == "best" and find_comfyui() is not None
     if args.plan != _MEASURED and not best:
         return plan
-    from .measuring import plan_by_measuring
+    from .measuring import Measuring
 
-    return plan_by_measuring(args, weights, plan, how, heard)
+    return Measuring(args, plan.family, "--plan measured").plan(weights, plan, how, heard)
+
+
+def _gate(args: argparse.Namespace, family: str, heard: calibration.Calibration) -> Gate:
+    if not args.gated:
+        return Gate(heard)
+    from .measuring import Measuring
+
+    return Gate(heard, Measuring(args, family, "--gated").probe)
 
 
 def _sampling_bytes(plan: Plan) -> int:

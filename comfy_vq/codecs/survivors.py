@@ -4,7 +4,8 @@ Under feedback the target of a weight is moved by the errors before it, and so d
 A Viterbi search keeps one path to each state, its survivor; here that brings its latest errors along,
 and is measured by targets that they alone have moved (per-survivor processing, Raheli, Polydoros and
 Tzou 1995). Older errors are those of one path: after each stretch the oldest one that is still open is
-settled as on the best path, and survivors that left it before are given up.
+settled as on the best path, and survivors that left it before are given up. The last stretch, where errors can no longer be made up for and the ring has to close,
+is searched with more survivors.
 
 States, and the order in which they lie in memory, are those of ``kernels.viterbi``. A branch is what
 stays of a state when the next weight's bits come in.
@@ -76,36 +77,42 @@ def path(targets: Tensor, table: Tensor, bits: int, ring: Tensor, steps: list[St
         ring: the branch in which each path begins and ends, int64 ``[rows]``.
         steps: of ``stretches``.
     """
-    survivors, states = _Survivors(table, bits, ring), []
+    branches, chosen = len(table) >> bits, ring[:, None]
+    costs = targets.new_full((len(targets), branches), IMPOSSIBLE).scatter_(1, chosen, 0.0)
+    survivors, states = _Survivors(table, bits, costs), []
     for n, step in enumerate(steps):
         start = n * STRETCH
         if step.settled is not None:
             targets[:, start : start + step.settled.shape[1]] -= survivors.settled @ step.settled
+        if n + 1 == len(steps):
+            survivors = survivors.widened()
         survivors.go(targets[:, start : start + STRETCH], step)
-        best = survivors.costs.argmin(1) if n + 1 < len(steps) else ring
-        states.append(survivors.settle(best))
-    return torch.cat([*states, survivors.rest(ring)])
+        if n + 1 == len(steps):
+            survivors.keep(survivors.stays % branches == chosen)
+        states.append(survivors.settle())
+    return torch.cat([*states, survivors.rest()]) & (len(table) - 1)
 
 
 class _Survivors:
     """One path to each branch of each row.
 
     Attributes:
+        stays: all branches.
         settled: errors of the stretch that was settled last, ``[rows, STRETCH]``.
     """
 
-    def __init__(self, table: Tensor, bits: int, start: Tensor) -> None:
+    def __init__(self, table: Tensor, bits: int, costs: Tensor) -> None:
+        """Start with what each costs so far, ``[rows, branches]``."""
         self.bits, self.table = bits, table
         self.turns = 1 << bits
         self.branches = len(table) >> bits
         # by the bits that leave next, those that come, and the others
         self.values = table.view(self.turns, -1, self.turns).transpose(1, 2).contiguous()
-        rows, device = len(start), table.device
+        rows, device = len(costs), table.device
         self.marks = torch.arange(self.turns, dtype=torch.int32, device=device)[:, None, None]
         self.stays = torch.arange(self.branches, device=device)
         self.firsts = torch.arange(0, rows * self.branches, self.branches, device=device)[:, None]
-        self.costs = table.new_full((rows, self.branches), IMPOSSIBLE)
-        self.costs.scatter_(1, start[:, None], 0.0)
+        self.costs = costs
         # what each brings along: its errors, and the branches in which its stretches ended
         self.errors = table.new_zeros(self.costs.numel(), OWN + STRETCH)
         self.ends = self.stays.new_zeros(self.costs.numel(), 1 + OWN // STRETCH)
@@ -128,24 +135,41 @@ class _Survivors:
                 moves = moves.index_select(0, came).addr_(error, step.within[n])
         self._follow(back, made)
 
-    def settle(self, branch: Tensor) -> Tensor:
-        """Settle the oldest stretch as on the paths to a branch of each row, ``[rows]``.
+    def widened(self) -> _Survivors:
+        """These, of which from here on one is kept for each way into a branch.
+
+        Their states have ``bits`` older bits more, on which the entry does not depend.
+        """
+        costs = self.costs.new_full((len(self.costs), self.turns * self.branches), IMPOSSIBLE)
+        turns = self.back[-1][-1].long() if self.back else torch.zeros_like(self.costs).long()
+        costs.scatter_(1, turns * self.branches + self.stays, self.costs)
+        wide = _Survivors(self.table.repeat(self.turns), self.bits, costs)
+        wide.errors, wide.ends = self._repeated(self.errors), self._repeated(self.ends)
+        wide.back, wide.settled = self.back, self.settled
+        return wide
+
+    def keep(self, those: Tensor) -> None:
+        """Give up all other survivors than those of bool ``[rows, branches]``."""
+        self.costs.masked_fill_(~those, IMPOSSIBLE)
+
+    def settle(self) -> Tensor:
+        """Settle the oldest stretch as on the best path of each row.
 
         Returns:
             States of that stretch, ``[STRETCH, rows]``; none while few are open.
         """
-        chosen = branch[:, None]
+        best = self.costs.argmin(1, keepdim=True)
         ends = self.ends[:, 0].view(self.costs.shape)
-        end = ends.gather(1, chosen)
-        self.costs.masked_fill_(ends != end, IMPOSSIBLE)
-        self.settled = self.errors[(chosen + self.firsts)[:, 0], :STRETCH]
+        end = ends.gather(1, best)
+        self.keep(ends == end)
+        self.settled = self.errors[(best + self.firsts)[:, 0], :STRETCH]
         if len(self.back) * STRETCH <= OWN:
-            return branch.new_empty((0, len(branch)))
+            return best.new_empty((0, len(best)))
         return self._traced(self.back.pop(0), end)[0]
 
-    def rest(self, branch: Tensor) -> Tensor:
-        """States of all that is not settled, as on the paths to a branch of each row."""
-        found, branch = [], branch[:, None]
+    def rest(self) -> Tensor:
+        """States of all that is not settled, as on the best path of each row."""
+        found, branch = [], self.costs.argmin(1, keepdim=True)
         for back in reversed(self.back):
             states, branch = self._traced(back, branch)
             found.append(states)
@@ -175,12 +199,16 @@ class _Survivors:
         self.ends = torch.cat((self.ends.index_select(0, came)[:, 1:], here), 1)
         self.back.append(back)
 
+    def _repeated(self, brought: Tensor) -> Tensor:
+        """What survivors bring along, for those of as many more branches."""
+        return brought.view(*self.costs.shape, -1).repeat(1, self.turns, 1).flatten(0, 1)
+
     def _state(self, turns: Tensor, branch: Tensor) -> Tensor:
-        return turns.gather(1, branch).long() * self.branches + branch
+        return turns.gather(1, branch).long() * turns.shape[1] + branch
 
     def _traced(self, back: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
         """States of a stretch on the way to a branch, ``[STRETCH, rows]``; the branch before it."""
-        states = []
+        states, branch = [], branch % back.shape[2]  # which may have been of wider states
         for turns in back.flip(0):
             states.append(self._state(turns, branch))
             branch = states[-1] >> self.bits
