@@ -154,7 +154,7 @@ def trellis(unit: Tensor, table: Tensor, bits: int, aim: Aim) -> Tensor:
     codes = []
     for part in unit.split(survivors.rows_at_once(table, bits)):
         targets = part.flip(1)
-        ring = viterbi.joint(targets.T.contiguous(), table, bits, None).long()
+        ring = viterbi.joint(targets.T.contiguous(), table, bits).long()
         states = survivors.path(targets, table, bits, ring, stretches).T.flip(1)
         codes.append(viterbi.packed(states & ((1 << bits) - 1), bits))
     return torch.cat(codes)
