@@ -32,16 +32,15 @@ AUTO = "auto"
 """Whichever measured best for an effort."""
 
 
-def codec_of(asked: str, effort: str, calibrated: bool = False) -> str:
+def codec_of(asked: str, effort: str) -> str:
     """The codec that is meant by one of ``CODECS`` or ``AUTO``.
 
-    ``trellis`` has less error at the same size, but takes a multiple of the time to find; a path's
-    errors cannot be made up for as closely as those of groups, so that under a calibration
-    ``additive`` is the better one (docs/quality.md).
+    ``trellis`` has less error at the same size, with and without a calibration, but takes a multiple
+    of the time to find (docs/codecs.md).
     """
     if asked != AUTO:
         return asked
-    return "additive" if calibrated or effort == "fast" else "trellis"
+    return "additive" if effort == "fast" else "trellis"
 
 
 def widths_of(codec: str) -> tuple[Width, ...]:
