@@ -36,7 +36,7 @@ def codec_of(asked: str, effort: str, calibrated: bool = False) -> str:
     """The codec that is meant by one of ``CODECS`` or ``AUTO``.
 
     ``trellis`` has less error at the same size, and takes a multiple of the time to find: of some three
-    without a calibration, of some fifteen under one (docs/codecs.md), where it has to be asked for.
+    without a calibration, of ten and more under one (docs/codecs.md), where it has to be asked for.
     """
     if asked != AUTO:
         return asked

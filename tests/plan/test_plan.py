@@ -72,7 +72,7 @@ def test_a_plan_for_a_trellis_meets_it_with_less_noise(model: str, bits: float) 
 
 
 def test_layers_that_go_by_groups_do_whatever_the_codec() -> None:
-    layers = [Layer(f"l{i}", (256, 256), 16) for i in range(8)]
+    layers = [Layer(f"l{i}", (1024, 1024), 16) for i in range(40)]
     task = Task.of(layers, 0, 0, 3.2, "generic", codec="trellis", grouped={"l2", "l5"})
     plan = task.solve()
     assert abs(plan.bits - 3.2) <= TOLERANCE
