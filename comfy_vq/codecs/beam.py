@@ -55,7 +55,7 @@ def _search_slice(
     for visited, table in enumerate(values, 1):
         keep = beam if visited < len(values) else 1
         scores = _scores(state, table, importance, workspace)
-        costs, picks = _smallest(scores, min(keep, scores.shape[1]))
+        costs, picks = smallest(scores, min(keep, scores.shape[1]))
         parents, chosen = picks // entries, picks % entries
         codes = codes.gather(1, parents[..., None].expand(-1, -1, codes.shape[2]))
         codes = torch.cat((codes, chosen[..., None].to(torch.uint8)), 2)
@@ -81,7 +81,7 @@ def _scores(state: Tensor, table: Tensor, importance: Tensor | None, workspace: 
     return scores.mul_(-2).add_(norms[:, None]).add_(costs[..., None]).flatten(1)
 
 
-def _smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """``torch.topk(scores, count, largest=False)``, several times faster for wide rows on a CPU.
 
     The ``count`` smallest elements lie in the ``count`` buckets of smallest minimum, so a
