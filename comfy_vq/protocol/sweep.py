@@ -116,9 +116,9 @@ class _Beams:
         pull = state.slopes[..., here] + old @ inner
         kept = (old * (pull + state.slopes[..., here])).sum(-1) + state.costs
         norms = ((table @ inner) * table).sum(1)
-        costs = torch.addmm(
-            kept.view(-1, 1), (-2 * scale * pull).flatten(0, 1), table.T
-        ).view(len(pull), -1, ENTRIES)
+        costs = torch.addmm(kept.view(-1, 1), (-2 * scale * pull).flatten(0, 1), table.T).view(
+            len(pull), -1, ENTRIES
+        )
         costs.addcmul_(scale.square(), norms)
         values, picks = smallest(costs.flatten(1), self._beam)
         parents, chosen = picks // ENTRIES, picks % ENTRIES

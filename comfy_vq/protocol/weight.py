@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -56,3 +57,28 @@ def summed(codes: Tensor, codebooks: Tensor, scales: Tensor) -> Tensor:
     entries = codes.long().view(-1, books) + offsets
     groups = F.embedding_bag(entries, codebooks.reshape(-1, GROUP), mode="sum")
     return groups.view(len(codes), -1) * scales[:, None]
+
+
+def tensors_of(weights: Mapping[str, SummedWeight]) -> dict[str, Tensor]:
+    """What is stored of layers, on the CPU: ``X.codes``, ``X.codebooks`` and ``X.scales``."""
+    found = {}
+    for name, weight in weights.items():
+        found[f"{name}.codes"] = weight.codes.cpu()
+        found[f"{name}.codebooks"] = weight.codebooks.detach().half().cpu()
+        found[f"{name}.scales"] = weight.scales.detach().half().cpu()
+    return found
+
+
+def weights_in(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, SummedWeight]:
+    """The layers in ``tensors_of``, by name, whose weights have these shapes."""
+    return {
+        name: SummedWeight(
+            tuple(shape),
+            tensors[f"{name}.codes"],
+            tensors[f"{name}.codebooks"].float(),
+            tensors[f"{name}.scales"].float(),
+        )
+        for name, shape in shapes.items()
+    }

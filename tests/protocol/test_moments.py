@@ -43,7 +43,7 @@ def test_queries_keys_and_values_share_their_sums():
     collector = Collector(layers, shapes)
     hidden, text = torch.randn(5, 16), torch.randn(5, 8)
     with collector.listening():
-        for name, layer in layers.items():
+        for layer in layers.values():
             layer(hidden if layer.in_features == 16 else text)
     assert collector.mean("attn1.to_v").equal(collector.mean("attn1.to_q"))
     torch.testing.assert_close(collector.mean("attn2.to_v"), text.T @ text / 5)

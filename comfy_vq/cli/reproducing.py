@@ -1,0 +1,265 @@
+"""What `reproduce` does once a ComfyUI is running: theirs, ours, and both measured."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .. import checkpoint
+from ..calibration import Calibration
+from ..calibration.gate import Gate
+from ..codecs import AUTO, codec_of
+from ..demo import task
+from ..demo.model_files import model_files
+from ..demo.with_comfyui import asked
+from ..errors import VQError
+from ..evaluation.bench import Judge, Size
+from ..evaluation.run import Named, check_packages, evaluate
+from ..hosts.comfy.evaluation.bench import ComfyBench, Prompt, Settings
+from ..hosts.comfy.evaluation.candidates import load_candidate
+from ..hosts.comfy.evaluation.files import Sampling, asked_of
+from ..hosts.comfy.evaluation.prompting import load_vae
+from ..hosts.comfy.matching import matched
+from ..hosts.comfy.reproducing import ComfyHost
+from ..protocol.ledger import Ledger
+from ..protocol.numbers import Numbers
+from ..protocol.published import SDXL
+from ..protocol.report import comparison
+from ..protocol.run import Result, needs, run
+from ..protocol.scores import Scorer
+from ..quantize import plan_for
+from .prompts import texts_of
+from .quantize import encode_to
+
+_TABLE = "reproduce.md"
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """A model, and what it is asked.
+
+    Attributes:
+        seen: prompts to calibrate and learn on.
+        held_out: prompts to measure on.
+        how: of sampling.
+        note: what a reader of the figures should know.
+    """
+
+    model: Any
+    seen: list[Prompt]
+    held_out: list[Prompt]
+    how: Settings
+    vae: Any
+    judge: Judge | None
+    note: str | None
+
+
+@dataclass
+class _Made:
+    """Models to measure, and the seconds that each took."""
+
+    candidates: list[Named] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, path: Path, size: Size, seconds: float) -> None:
+        self.candidates.append(Named(name, path, size))
+        self.seconds[name] = seconds
+
+
+def reproduce(args: argparse.Namespace, weights: Path, numbers: Numbers) -> None:
+    """See the command; ``args`` are its own."""
+    check_packages()
+    ledger = Ledger(args.out, _about(args, weights, numbers))
+    with tqdm(desc="model evaluations", unit="") as bar:
+        for line in ("VQDM by the paper's numbers, except for", *numbers.changes()):
+            bar.write(line)
+        setting = _setting(args, weights, numbers)
+        host = ComfyHost(setting.model, setting.seen, setting.how, bar.update)
+        bar.write(needs(host.shapes))
+        scorers = _scorers(args, [prompt.text for prompt in setting.held_out])
+        made = _Made()
+        for books in sorted(args.bits, reverse=True):
+            _both(args, weights, numbers, setting, host, books, ledger, made, bar)
+        table = _measured(args, weights, setting, host.numel, made, scorers, bar)
+    print(f"\n{table}\n")
+    print(f"all files are in {args.out}")
+
+
+def _both(
+    args: argparse.Namespace,
+    weights: Path,
+    numbers: Numbers,
+    setting: _Setting,
+    host: ComfyHost,
+    books: int,
+    ledger: Ledger,
+    made: _Made,
+    bar: tqdm,
+) -> None:
+    """Theirs and ours at so many codebooks for each of their layers."""
+    label, theirs = f"VQDM-{books}", args.out / f"VQDM-{books}.safetensors"
+    result = run(host, numbers.schedule(books, args.seed), ledger, label, bar.write)
+    size = result.size(host.numel)
+    _write(theirs, host, result)
+    made.add(label, theirs, size, result.seconds)
+    bar.write(f"{label}: {size.bits_per_weight:.3f} bits per weight, {result.seconds:.0f} s")
+
+    def encode(path: Path, heard: Calibration, bits: float) -> None:
+        source = checkpoint.open_dense(weights)
+        codec = codec_of(AUTO, args.effort, True)
+        plan = plan_for(source, bits, codec=codec, effort=args.effort)
+        encode_to(path, source, plan, args.effort, args.device, args.seed, Gate(heard))
+
+    label = f"ours-{books}"
+    ours = matched(
+        setting.model,
+        setting.seen,
+        setting.how,
+        args.our_count,
+        math.floor(100 * size.bits_per_weight) / 100,
+        result.seconds,
+        encode,
+        ledger,
+        label,
+        bar.update,
+        bar.write,
+    )
+    header = checkpoint.inspect(ours.path)
+    made.add(label, ours.path, Size(header.nbytes, header.numel), ours.seconds)
+    tuning = "not fine-tuned" if ours.tuning is None else f"fine-tuning {ours.tuning:.0f} s"
+    bar.write(
+        f"{label}: calibrating {ours.calibrating:.0f} s, encoding {ours.encoding:.0f} s, {tuning}; "
+        f"theirs {result.seconds:.0f} s"
+    )
+
+
+def _measured(
+    args: argparse.Namespace,
+    weights: Path,
+    setting: _Setting,
+    numel: int,
+    made: _Made,
+    scorers: Mapping[str, Scorer],
+    bar: tqdm,
+) -> str:
+    gc.collect()
+    bench = ComfyBench(setting.held_out, setting.how, setting.vae, bar.update)
+    scores: dict[str, list[float]] = {name: [] for name in scorers}
+
+    def judge(pictures: Tensor) -> dict[str, float]:
+        """Called once for each model, in the order of the report."""
+        for name, scorer in scorers.items():
+            scores[name].append(scorer(pictures))
+        return {} if setting.judge is None else setting.judge(pictures)
+
+    report = evaluate(
+        bench,
+        Named("dense", weights, bench.size(weights)),
+        made.candidates,
+        args.out / "report",
+        judge=judge,
+        layers=False,
+        note=setting.note,
+        say=bar.write,
+    )
+    table = comparison(report, made.seconds, scores, SDXL)
+    if setting.note is not None:
+        table = f"{table}\n\n{setting.note}"
+    (args.out / _TABLE).write_text(f"{table}\n", encoding="utf-8")
+    return table
+
+
+@torch.inference_mode()
+def _setting(args: argparse.Namespace, weights: Path, numbers: Numbers) -> _Setting:
+    if args.model == "demo":
+        return _of_demo(args, weights, numbers)
+    texts = list(texts_of(args.prompts))
+    if len(texts) <= args.evaluate:
+        raise VQError(
+            f"--prompts: found {len(texts)}, expected more than the {args.evaluate} that are only measured on; "
+            "give a longer list, or a smaller --evaluate"
+        )
+    sampling = Sampling(
+        texts=texts,
+        steps=numbers.steps,
+        cfg=numbers.cfg,
+        sampler=numbers.sampler,
+        size=numbers.size,
+        clip=args.clip,
+        clip_type=args.clip_type,
+        vae=args.vae,
+        seed=args.seed,
+    )
+    model, prompts, how, vae, note = asked_of(weights, sampling)
+    how = replace(how, scheduler=numbers.scheduler)
+    held_out = [replace(p, seed=i) for i, p in enumerate(prompts[-args.evaluate :])]
+    return _Setting(model, prompts[: -args.evaluate], held_out, how, vae, None, note)
+
+
+def _of_demo(args: argparse.Namespace, weights: Path, numbers: Numbers) -> _Setting:
+    if args.prompts is not None:
+        raise VQError("--prompts: the shipped model knows scenes of its own only; use --count")
+    most = max(numbers.count, numbers.tuning_count * numbers.epochs, args.our_count)
+    shown = task.subjects(args.evaluate)
+    seen, how = asked(
+        [scene.caption for scene in task.subjects(most, held_out=False)],
+        args.seed,
+        numbers.steps,
+        numbers.cfg,
+        numbers.sampler,
+    )
+    held_out, _ = asked(
+        [scene.caption for scene in shown], task.SEED, numbers.steps, numbers.cfg, numbers.sampler
+    )
+    how = replace(how, scheduler=numbers.scheduler)
+    vae = load_vae(args.vae or model_files().autoencoder)
+    judge: Callable[[Tensor], dict[str, float]] = lambda pictures: task.judge(pictures, shown)
+    return _Setting(load_candidate(weights), seen, held_out, how, vae, judge, None)
+
+
+def _write(path: Path, host: ComfyHost, result: Result) -> None:
+    """Theirs as a dense file in half precision, under the source's own keys."""
+    source = host.source.source
+    tensors: dict[str, Tensor] = dict(source.root)
+    for key in host.source.keys():  # noqa: SIM118 - not a mapping
+        coded = result.weights.get(key.removesuffix(".weight"))
+        dense = result.dense.get(key)
+        found = host.source.read(key) if dense is None else dense
+        weight = found if coded is None else coded.dense().detach()
+        tensors[source.prefix + key] = (
+            weight.half() if weight.is_floating_point() else weight
+        ).contiguous()
+    checkpoint.write_dense(path, tensors, {**source.metadata, "modelspec.title": path.stem})
+
+
+def _scorers(args: argparse.Namespace, prompts: Sequence[str]) -> dict[str, Scorer]:
+    """By heading; of both, the CLIP's tokenizer and image processor are used, as in the paper's script."""
+    found = {}
+    if args.clip_score is not None:
+        found["CLIP"] = Scorer(args.clip_score, prompts)
+    if args.pickscore is not None:
+        found["Pickscore"] = Scorer(args.pickscore, prompts, args.clip_score)
+    return found
+
+
+def _about(args: argparse.Namespace, weights: Path, numbers: Numbers) -> dict[str, str]:
+    """All that every part of a run depends on."""
+    stat = weights.stat()
+    texts = "\n".join(texts_of(args.prompts))
+    return {
+        "model": args.model,
+        "weights": f"{weights.absolute()}, {stat.st_size} bytes of {stat.st_mtime_ns}",
+        "prompts": hashlib.sha256(texts.encode()).hexdigest(),
+        **{name: str(value) for name, value in asdict(numbers).items()},
+        **{n: str(getattr(args, n)) for n in ("clip", "evaluate", "our_count", "effort", "seed")},
+    }
