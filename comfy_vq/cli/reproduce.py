@@ -86,6 +86,7 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
         "scheduler": "by ComfyUI's name",
         "kmeans_steps": "for each codebook at the start",
         "adam_steps": "between two beam searches",
+        "beam": "rows kept of each row in a search",
         "rounds": "of Adam and beam search, at most",
         "tuning_count": "prompts learned from in an epoch",
         "epochs": "of fine-tuning; 0 for none",

@@ -16,7 +16,7 @@ class Numbers:
     Attributes:
         count: prompts sampled anew before each block group.
         steps, cfg, sampler, scheduler: of sampling, by ComfyUI's names.
-        kmeans_steps, adam_steps, rounds: see ``Encoding``.
+        kmeans_steps, adam_steps, beam, rounds: see ``Encoding``.
         tuning_count, epochs, batch, rate: see ``Tuning``.
         size: of the pictures, in pixels; None for what the family was trained on.
     """
@@ -28,6 +28,7 @@ class Numbers:
     scheduler: str = "ddim_uniform"
     kmeans_steps: int = 100
     adam_steps: int = 100
+    beam: int = 8
     rounds: int = 1000
     tuning_count: int = 512
     epochs: int = 4
@@ -41,6 +42,7 @@ class Numbers:
             books,
             kmeans_steps=self.kmeans_steps,
             adam_steps=self.adam_steps,
+            beam=self.beam,
             rounds=self.rounds,
         )
         tuning = Tuning(self.tuning_count, self.epochs, self.batch, self.rate)
@@ -65,13 +67,13 @@ MODELS = {
     # The model's own sampling; a higher rate, since there are a hundredth of the steps to learn in.
     "demo": replace(
         Numbers(),
-        count=8,
+        count=4,
         steps=20,
         cfg=3.0,
-        kmeans_steps=10,
-        adam_steps=50,
+        kmeans_steps=5,
+        adam_steps=25,
         rounds=2,
-        tuning_count=8,
+        tuning_count=4,
         epochs=1,
         batch=8,
         rate=1e-4,
