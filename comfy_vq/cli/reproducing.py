@@ -30,12 +30,12 @@ from ..hosts.comfy.evaluation.candidates import load_candidate
 from ..hosts.comfy.evaluation.files import Sampling, asked_of
 from ..hosts.comfy.evaluation.prompting import load_vae
 from ..hosts.comfy.matching import matched
-from ..hosts.comfy.reproducing import ComfyHost
+from ..hosts.comfy.reproducing import ComfyHost, write_result
 from ..protocol.ledger import Ledger
 from ..protocol.numbers import Numbers
 from ..protocol.published import SDXL
 from ..protocol.report import comparison
-from ..protocol.run import Result, needs, run
+from ..protocol.run import needs, run
 from ..protocol.scores import Scorer
 from ..quantize import plan_for
 from .prompts import texts_of
@@ -110,7 +110,7 @@ def _both(
     label, theirs = f"VQDM-{books}", args.out / f"VQDM-{books}.safetensors"
     result = run(host, numbers.schedule(books, args.seed), ledger, label, bar.write)
     size = result.size(host.numel)
-    _write(theirs, host, result)
+    write_result(theirs, host.source, result)
     made.add(label, theirs, size, result.seconds)
     bar.write(f"{label}: {size.bits_per_weight:.3f} bits per weight, {result.seconds:.0f} s")
 
@@ -225,21 +225,6 @@ def _of_demo(args: argparse.Namespace, weights: Path, numbers: Numbers) -> _Sett
     vae = load_vae(args.vae or model_files().autoencoder)
     judge: Callable[[Tensor], dict[str, float]] = lambda pictures: task.judge(pictures, shown)
     return _Setting(load_candidate(weights), seen, held_out, how, vae, judge, None)
-
-
-def _write(path: Path, host: ComfyHost, result: Result) -> None:
-    """Theirs as a dense file in half precision, under the source's own keys."""
-    source = host.source.source
-    tensors: dict[str, Tensor] = dict(source.root)
-    for key in host.source.keys():  # noqa: SIM118 - not a mapping
-        coded = result.weights.get(key.removesuffix(".weight"))
-        dense = result.dense.get(key)
-        found = host.source.read(key) if dense is None else dense
-        weight = found if coded is None else coded.dense().detach()
-        tensors[source.prefix + key] = (
-            weight.half() if weight.is_floating_point() else weight
-        ).contiguous()
-    checkpoint.write_dense(path, tensors, {**source.metadata, "modelspec.title": path.stem})
 
 
 def _scorers(args: argparse.Namespace, prompts: Sequence[str]) -> dict[str, Scorer]:

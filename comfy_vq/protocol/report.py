@@ -36,7 +36,8 @@ def comparison(
             f"{scores[name][place]:.3f}" if name in scores else _NONE
             for name in ("Pickscore", "CLIP")
         ]
-        shares = [f"{(model.judged or {})[name]:.0%}" for name in judged]
+        known = model.judged or {}
+        shares = [f"{known[name]:.0%}" if name in known else _NONE for name in judged]
         rows.append((*_measured(model, seconds), *shares, *seen, _NONE))
     for row in published:
         empty = (_NONE,) * (3 + len(judged))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 
 import comfy.model_management
 import comfy.sd
@@ -12,11 +13,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ...checkpoint import write_dense
 from ...errors import VQError
 from ...finetune.questions import Question, mapped, recorded
 from ...finetune.student import Sites
 from ...model import VQModel
 from ...probe import exchange
+from ...protocol.run import Result
 from .evaluation.bench import ComfyBench, Prompt, Settings
 from .finetuning import learning_allowed, prepared
 from .loader import InMemory, load
@@ -142,6 +145,25 @@ class ComfyHost:
             replace(prompts[number % len(prompts)], seed=seed + number)
             for number in range(first, first + count)
         ]
+
+
+def write_result(path: Path, source: ModelSource, result: Result) -> None:
+    """Write what VQDM made as a dense file in half precision, under the keys that the host saves.
+
+    Raises:
+        VQError: the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = dict(source.source.root)
+    for key in source.keys():  # noqa: SIM118 - not a mapping
+        coded = result.weights.get(key.removesuffix(".weight"))
+        dense = result.dense.get(key)
+        weight = source.read(key) if dense is None else dense
+        if coded is not None:
+            weight = coded.dense().detach()
+        if weight.is_floating_point():
+            weight = weight.half()
+        tensors[source.source.prefix + key] = weight.contiguous()
+    write_dense(path, tensors, source.source.metadata)
 
 
 def _sharing(questions: Sequence[Question]) -> list[Question]:

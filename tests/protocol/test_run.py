@@ -1,0 +1,132 @@
+"""The whole protocol on a small network."""
+
+import math
+
+import pytest
+import torch
+
+from comfy_vq.errors import VQError
+from comfy_vq.protocol import run as protocol
+from comfy_vq.protocol.encode import Encoding
+from comfy_vq.protocol.ledger import Ledger
+from comfy_vq.protocol.run import Result, Schedule, needs, run
+from comfy_vq.protocol.tuning import Tuning
+from protocol.toy import GROUPS, LAYERS, Host
+
+CODED = sorted(LAYERS.values())[1:]
+HOW = Schedule(
+    Encoding(books=1, kmeans_steps=5, adam_steps=10, beam=4, rounds=2),
+    Tuning(count=6, epochs=2, batch=2, rate=3e-4),
+    count=4,
+)
+
+
+def whole(folder, host: Host | None = None, how: Schedule = HOW) -> tuple[Result, list[str]]:
+    lines: list[str] = []
+    result = run(host or Host(), how, Ledger(folder, {"a": "1"}), "VQDM-1", lines.append)
+    return result, lines
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> tuple[Host, Result]:
+    host = Host()
+    return host, whole(tmp_path_factory.mktemp("run"), host)[0]
+
+
+def test_each_group_is_sampled_anew_with_the_earlier_ones_quantized(result):
+    host, _ = result
+    seen = [frozenset(), frozenset({CODED[0]}), frozenset(CODED[:2])]
+    assert host.sampled == [(4 * n, 4, exchanged) for n, exchanged in enumerate(seen)]
+
+
+def test_each_epoch_learns_from_prompts_of_its_own(result):
+    assert result[0].taught_first == [0, 6]
+
+
+def test_fine_tuning_changes_all_but_the_codes_and_helps(tmp_path, result):
+    host, tuned = result
+    plain, _ = whole(tmp_path, how=Schedule(HOW.encoding, Tuning(epochs=0), HOW.count))
+    assert plain.dense == {} and tuned.weights.keys() == plain.weights.keys() == set(CODED)
+    expected = {f"{name}.bias" for name in LAYERS.values()} | {"input_blocks.0.0.weight"}
+    assert tuned.dense.keys() == expected
+    assert not torch.equal(
+        tuned.dense["input_blocks.0.0.weight"], host.read("input_blocks.0.0").half()
+    )
+    for name, weight in tuned.weights.items():
+        before = plain.weights[name]
+        assert torch.equal(weight.codes, before.codes)
+        assert not torch.equal(weight.codebooks, before.codebooks)
+        assert not torch.equal(weight.scales, before.scales)
+        assert torch.equal(weight.codebooks, weight.codebooks.half().float())
+    errors = [
+        host.error(host.made_of({n: w.dense() for n, w in one.weights.items()}, one.dense))
+        for one in (plain, tuned)
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_all_that_is_stored_is_counted(result):
+    host, found = result
+    numel = sum(parameter.numel() for parameter in host.teacher.parameters())
+    coded = sum(math.prod(host.shapes[name]) for name in CODED)
+    rows = sum(host.shapes[name][0] for name in CODED)
+    bits = coded + 16 * (len(CODED) * 256 * 8 + rows) + 16 * (numel - coded)
+    size = found.size(numel)
+    assert size.numel == numel and size.nbytes == math.ceil(bits / 8)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 4])
+def test_broken_off_anywhere_it_goes_on_and_ends_the_same(tmp_path, result, monkeypatch, calls):
+    """Each call is a group or an epoch; what was done before is not done again."""
+    done: list[str] = []
+
+    def counted(function):
+        def inner(*arguments):
+            if len(done) == calls:
+                raise KeyboardInterrupt
+            found = function(*arguments)
+            done.append(function.__name__)
+            return found
+
+        return inner
+
+    with monkeypatch.context() as patch:
+        patch.setattr(protocol, "_group", counted(protocol._group))
+        patch.setattr(protocol, "_epoch", counted(protocol._epoch))
+        with pytest.raises(KeyboardInterrupt):
+            whole(tmp_path)
+    host = Host()
+    again, _ = whole(tmp_path, host)
+    assert len(host.sampled) == max(0, len(GROUPS) - calls)
+    assert len(host.taught_first) == min(2, len(GROUPS) + 2 - calls)
+    for name, weight in result[1].weights.items():
+        assert torch.equal(weight.codes, again.weights[name].codes)
+        assert torch.equal(weight.codebooks, again.weights[name].codebooks)
+    for key, value in result[1].dense.items():
+        assert torch.equal(value, again.dense[key])
+
+
+def test_what_is_done_is_read(tmp_path):
+    first, _ = whole(tmp_path)
+    host = Host()
+    second, lines = whole(tmp_path, host)
+    assert host.sampled == [] and host.taught_first == [] and lines == []
+    assert second.seconds == first.seconds > 0
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path):
+    whole(tmp_path)
+    with pytest.raises(VQError, match=r"run\.json, a: found 1 from an earlier run, expected 2"):
+        Ledger(tmp_path, {"a": "2"})
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(VQError, match="cannot be used"):
+        Ledger(tmp_path, {"a": "1"})
+
+
+def test_memory_is_said_beforehand():
+    host = Host()
+    assert "0.00 GB (group up 0)" in needs(host.shapes)
+    from benchmarks.unet_shapes import sdxl
+
+    shapes = {k.removesuffix(".weight"): s for k, s in sdxl().items() if len(s) > 1}
+    assert "(group up 0)" in needs(shapes)
