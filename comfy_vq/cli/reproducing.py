@@ -6,8 +6,8 @@ import argparse
 import gc
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,17 @@ from .. import checkpoint
 from ..calibration import Calibration
 from ..calibration.gate import Gate
 from ..codecs import AUTO, codec_of
-from ..demo import task
+from ..demo import scenes, task
 from ..demo.model_files import model_files
 from ..demo.with_comfyui import asked
 from ..errors import VQError
-from ..evaluation.bench import Judge, Size
+from ..evaluation.bench import Size
 from ..evaluation.run import Named, check_packages, evaluate
 from ..hosts.comfy.evaluation.bench import ComfyBench, Prompt, Settings
 from ..hosts.comfy.evaluation.candidates import load_candidate
 from ..hosts.comfy.evaluation.files import Sampling, asked_of
 from ..hosts.comfy.evaluation.prompting import load_vae
-from ..hosts.comfy.matching import matched
+from ..hosts.comfy.matching import Way, matched
 from ..hosts.comfy.reproducing import ComfyHost, write_result
 from ..protocol.ledger import Ledger
 from ..protocol.numbers import Numbers
@@ -44,6 +44,41 @@ from .quantize import encode_to
 _TABLE = "reproduce.md"
 
 
+def reproduce(args: argparse.Namespace, weights: Path, numbers: Numbers) -> None:
+    """See the command; ``args`` are its own."""
+    check_packages()
+    ledger = Ledger(args.out, _about(args, weights, numbers))
+    with tqdm(desc="model evaluations", unit="") as bar:
+        setting = _setting(args, weights, numbers)
+        scorers = _scorers(args, [prompt.text for prompt in setting.held_out])
+        changes = numbers.changes() or ["nothing"]
+        bar.write("\n  ".join(["VQDM by the paper's numbers, except for", *changes]))
+        host = ComfyHost(setting.model, setting.seen, setting.how, bar.update)
+        bar.write(needs(host.shapes))
+        made: list[Named] = []
+        seconds: dict[str, float] = {}
+        way = _way(args, weights, setting, bar)
+        for books in sorted(set(args.bits), reverse=True):
+            label, path = f"VQDM-{books}", args.out / f"VQDM-{books}.safetensors"
+            theirs = run(host, numbers.schedule(books, args.seed), ledger, label, bar.write)
+            write_result(path, host.source, theirs)
+            made.append(Named(label, path, theirs.size(host.numel)))
+            seconds[label], bits = theirs.seconds, made[-1].size.bits_per_weight
+            bar.write(f"{label}: {bits:.3f} bits per weight, {theirs.seconds:.0f} s")
+            label = f"ours-{books}"
+            ours = matched(way, ledger, label, math.floor(100 * bits) / 100, theirs.seconds)
+            header = checkpoint.inspect(ours.path)
+            made.append(Named(label, ours.path, Size(header.nbytes, header.numel)))
+            seconds[label] = ours.seconds
+            tuning = "not fine-tuned" if ours.tuning is None else f"fine-tuning {ours.tuning:.0f} s"
+            bar.write(
+                f"{label}: calibrating {ours.calibrating:.0f} s, encoding {ours.encoding:.0f} s, {tuning}; in "
+                f"all {ours.seconds:.0f} s of their {theirs.seconds:.0f} s"
+            )
+        table = _measured(args, weights, setting, scorers, made, seconds, bar)
+    print(f"\n{table}\n\nall files are in {args.out}")
+
+
 @dataclass(frozen=True, eq=False)
 class _Setting:
     """A model, and what it is asked.
@@ -52,6 +87,7 @@ class _Setting:
         seen: prompts to calibrate and learn on.
         held_out: prompts to measure on.
         how: of sampling.
+        scenes: of the demo's held-out prompts.
         note: what a reader of the figures should know.
     """
 
@@ -60,123 +96,8 @@ class _Setting:
     held_out: list[Prompt]
     how: Settings
     vae: Any
-    judge: Judge | None
-    note: str | None
-
-
-@dataclass
-class _Made:
-    """Models to measure, and the seconds that each took."""
-
-    candidates: list[Named] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add(self, name: str, path: Path, size: Size, seconds: float) -> None:
-        self.candidates.append(Named(name, path, size))
-        self.seconds[name] = seconds
-
-
-def reproduce(args: argparse.Namespace, weights: Path, numbers: Numbers) -> None:
-    """See the command; ``args`` are its own."""
-    check_packages()
-    ledger = Ledger(args.out, _about(args, weights, numbers))
-    with tqdm(desc="model evaluations", unit="") as bar:
-        for line in ("VQDM by the paper's numbers, except for", *numbers.changes()):
-            bar.write(line)
-        setting = _setting(args, weights, numbers)
-        host = ComfyHost(setting.model, setting.seen, setting.how, bar.update)
-        bar.write(needs(host.shapes))
-        scorers = _scorers(args, [prompt.text for prompt in setting.held_out])
-        made = _Made()
-        for books in sorted(args.bits, reverse=True):
-            _both(args, weights, numbers, setting, host, books, ledger, made, bar)
-        table = _measured(args, weights, setting, host.numel, made, scorers, bar)
-    print(f"\n{table}\n")
-    print(f"all files are in {args.out}")
-
-
-def _both(
-    args: argparse.Namespace,
-    weights: Path,
-    numbers: Numbers,
-    setting: _Setting,
-    host: ComfyHost,
-    books: int,
-    ledger: Ledger,
-    made: _Made,
-    bar: tqdm,
-) -> None:
-    """Theirs and ours at so many codebooks for each of their layers."""
-    label, theirs = f"VQDM-{books}", args.out / f"VQDM-{books}.safetensors"
-    result = run(host, numbers.schedule(books, args.seed), ledger, label, bar.write)
-    size = result.size(host.numel)
-    write_result(theirs, host.source, result)
-    made.add(label, theirs, size, result.seconds)
-    bar.write(f"{label}: {size.bits_per_weight:.3f} bits per weight, {result.seconds:.0f} s")
-
-    def encode(path: Path, heard: Calibration, bits: float) -> None:
-        source = checkpoint.open_dense(weights)
-        codec = codec_of(AUTO, args.effort, True)
-        plan = plan_for(source, bits, codec=codec, effort=args.effort)
-        encode_to(path, source, plan, args.effort, args.device, args.seed, Gate(heard))
-
-    label = f"ours-{books}"
-    ours = matched(
-        setting.model,
-        setting.seen,
-        setting.how,
-        args.our_count,
-        math.floor(100 * size.bits_per_weight) / 100,
-        result.seconds,
-        encode,
-        ledger,
-        label,
-        bar.update,
-        bar.write,
-    )
-    header = checkpoint.inspect(ours.path)
-    made.add(label, ours.path, Size(header.nbytes, header.numel), ours.seconds)
-    tuning = "not fine-tuned" if ours.tuning is None else f"fine-tuning {ours.tuning:.0f} s"
-    bar.write(
-        f"{label}: calibrating {ours.calibrating:.0f} s, encoding {ours.encoding:.0f} s, {tuning}; "
-        f"theirs {result.seconds:.0f} s"
-    )
-
-
-def _measured(
-    args: argparse.Namespace,
-    weights: Path,
-    setting: _Setting,
-    numel: int,
-    made: _Made,
-    scorers: Mapping[str, Scorer],
-    bar: tqdm,
-) -> str:
-    gc.collect()
-    bench = ComfyBench(setting.held_out, setting.how, setting.vae, bar.update)
-    scores: dict[str, list[float]] = {name: [] for name in scorers}
-
-    def judge(pictures: Tensor) -> dict[str, float]:
-        """Called once for each model, in the order of the report."""
-        for name, scorer in scorers.items():
-            scores[name].append(scorer(pictures))
-        return {} if setting.judge is None else setting.judge(pictures)
-
-    report = evaluate(
-        bench,
-        Named("dense", weights, bench.size(weights)),
-        made.candidates,
-        args.out / "report",
-        judge=judge,
-        layers=False,
-        note=setting.note,
-        say=bar.write,
-    )
-    table = comparison(report, made.seconds, scores, SDXL)
-    if setting.note is not None:
-        table = f"{table}\n\n{setting.note}"
-    (args.out / _TABLE).write_text(f"{table}\n", encoding="utf-8")
-    return table
+    scenes: Sequence[scenes.Scene] = ()
+    note: str | None = None
 
 
 @torch.inference_mode()
@@ -203,32 +124,75 @@ def _setting(args: argparse.Namespace, weights: Path, numbers: Numbers) -> _Sett
     model, prompts, how, vae, note = asked_of(weights, sampling)
     how = replace(how, scheduler=numbers.scheduler)
     held_out = [replace(p, seed=i) for i, p in enumerate(prompts[-args.evaluate :])]
-    return _Setting(model, prompts[: -args.evaluate], held_out, how, vae, None, note)
+    return _Setting(model, prompts[: -args.evaluate], held_out, how, vae, note=note)
 
 
 def _of_demo(args: argparse.Namespace, weights: Path, numbers: Numbers) -> _Setting:
     if args.prompts is not None:
         raise VQError("--prompts: the shipped model knows scenes of its own only; use --count")
     most = max(numbers.count, numbers.tuning_count * numbers.epochs, args.our_count)
+    how = numbers.steps, numbers.cfg, numbers.sampler
+    learned = [scene.caption for scene in task.subjects(most, held_out=False)]
+    seen, settings = asked(learned, args.seed, *how)
     shown = task.subjects(args.evaluate)
-    seen, how = asked(
-        [scene.caption for scene in task.subjects(most, held_out=False)],
-        args.seed,
-        numbers.steps,
-        numbers.cfg,
-        numbers.sampler,
-    )
-    held_out, _ = asked(
-        [scene.caption for scene in shown], task.SEED, numbers.steps, numbers.cfg, numbers.sampler
-    )
-    how = replace(how, scheduler=numbers.scheduler)
+    held_out, _ = asked([scene.caption for scene in shown], task.SEED, *how)
+    settings = replace(settings, scheduler=numbers.scheduler)
     vae = load_vae(args.vae or model_files().autoencoder)
-    judge: Callable[[Tensor], dict[str, float]] = lambda pictures: task.judge(pictures, shown)
-    return _Setting(load_candidate(weights), seen, held_out, how, vae, judge, None)
+    return _Setting(load_candidate(weights), seen, held_out, settings, vae, shown)
+
+
+def _way(args: argparse.Namespace, weights: Path, setting: _Setting, bar: tqdm) -> Way:
+    """Ours, as `calibrate`, `quantize --calibration` and `finetune` do it."""
+
+    def encode(path: Path, heard: Calibration, bits: float) -> None:
+        source = checkpoint.open_dense(weights)
+        codec = codec_of(AUTO, args.effort, True)
+        plan = plan_for(source, bits, codec=codec, effort=args.effort)
+        encode_to(path, source, plan, args.effort, args.device, args.seed, Gate(heard))
+
+    asking = setting.model, setting.seen, setting.how, args.our_count
+    return Way(*asking, encode, bar.update, bar.write)
+
+
+def _measured(
+    args: argparse.Namespace,
+    weights: Path,
+    setting: _Setting,
+    scorers: Mapping[str, Scorer],
+    made: Sequence[Named],
+    seconds: Mapping[str, float],
+    bar: tqdm,
+) -> str:
+    """The table, which is written to a file as well."""
+    gc.collect()  # the host's models refer to themselves
+    bench = ComfyBench(setting.held_out, setting.how, setting.vae, bar.update)
+    scores: dict[str, list[float]] = {name: [] for name in scorers}
+
+    def judge(pictures: Tensor) -> dict[str, float]:
+        """Called once for each model, in the order of the report."""
+        for name, scorer in scorers.items():
+            scores[name].append(scorer(pictures))
+        return task.judge(pictures, setting.scenes) if setting.scenes else {}
+
+    report = evaluate(
+        bench,
+        Named("dense", weights, bench.size(weights)),
+        made,
+        args.out / "report",
+        judge=judge,
+        layers=False,
+        note=setting.note,
+        say=bar.write,
+    )
+    known = {name: found for name, found in scores.items() if found}  # pictures take an autoencoder
+    parts = comparison(report, seconds, known, SDXL), setting.note
+    table = "\n\n".join(part for part in parts if part)
+    (args.out / _TABLE).write_text(f"{table}\n", encoding="utf-8")
+    return table
 
 
 def _scorers(args: argparse.Namespace, prompts: Sequence[str]) -> dict[str, Scorer]:
-    """By heading; of both, the CLIP's tokenizer and image processor are used, as in the paper's script."""
+    """By heading; the CLIP's tokenizer and image processor serve both, as in the paper's script."""
     found = {}
     if args.clip_score is not None:
         found["CLIP"] = Scorer(args.clip_score, prompts)

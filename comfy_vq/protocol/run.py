@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -31,7 +31,7 @@ Say = Callable[[str], object]
 class Host(Protocol):
     """What VQDM asks of a host: a network of its own, and to sample with it.
 
-    Prompts have numbers. Those of a short list come again, with other seeds.
+    Prompts of a short list come again, with other seeds.
     """
 
     @property
@@ -59,12 +59,12 @@ class Host(Protocol):
         """Exchange a layer's weight in that network."""
         ...
 
-    def sample(self, first: int, count: int) -> None:
-        """Sample so many prompts, from the ``first`` on, with the network as it is now."""
+    def sample(self, turn: int, count: int) -> None:
+        """Sample the first prompts with the network as it is now, in each turn with other seeds."""
         ...
 
     def taught(self, first: int, count: int) -> list[Question]:
-        """What the original network is asked and answers while it samples, in float32."""
+        """What the original network is asked and answers while it samples so many prompts."""
         ...
 
     def sites(self, coded: Collection[str]) -> Sites:
@@ -138,44 +138,83 @@ def run(host: Host, how: Schedule, ledger: Ledger, label: str, say: Say) -> Resu
     Raises:
         VQError: see ``block_groups``, ``encode`` and ``Collector``.
     """
-    folder = ledger.folder / label
-    folder.mkdir(exist_ok=True)
+    (ledger.folder / label).mkdir(exist_ok=True)
     groups = block_groups(host.shapes)
+    coded = {group.name: f"{label} {group.name}" for group in groups}
+    learned = [f"{label} epoch {number + 1}" for number in range(how.tuning.epochs)]
+    weights = _coded(host, how, ledger, label, groups, coded, say)
+    dense: dict[str, Tensor] = {}
+    if learned:
+        weights, dense = _tuned(host, how, ledger, label, learned, weights, say)
+    return Result(weights, dense, ledger.seconds(*coded.values(), *learned))
+
+
+def _coded(
+    host: Host,
+    how: Schedule,
+    ledger: Ledger,
+    label: str,
+    groups: Sequence[BlockGroup],
+    parts: Mapping[str, str],
+    say: Say,
+) -> dict[str, SummedWeight]:
+    """Group after group; the parts of the ledger are by group."""
+    begin = not all(ledger.done(part) for part in parts.values())
+    if begin:  # with the network as it was, whatever was exchanged in it before
+        for name in (name for group in groups for name in group.layers):
+            host.put(name, host.read(name))
     weights: dict[str, SummedWeight] = {}
-    parts = []
     for number, group in enumerate(groups):
-        part = f"{label} {group.name}"
-        path = folder / f"{group.name.replace(' ', '-')}.safetensors"
+        part = parts[group.name]
+        path = ledger.folder / label / f"{group.name.replace(' ', '-')}.safetensors"
         if not ledger.done(part):
             with ledger.timed(part):
-                coded = _group(host, group, how, number, say)
-                write_dense(path, tensors_of(coded))
+                write_dense(path, tensors_of(_group(host, group, how, number, say)))
             say(f"{group.name}: done in {duration(ledger.seconds(part))}")
         found = weights_in(load_file(path), {n: host.shapes[n] for n in group.layers})
-        for name, weight in found.items():
-            host.put(name, weight.dense())
         weights |= found
-        parts.append(part)
+        if begin:
+            for name, weight in found.items():
+                host.put(name, weight.dense())
+    return weights
+
+
+def _tuned(
+    host: Host,
+    how: Schedule,
+    ledger: Ledger,
+    label: str,
+    parts: Sequence[str],
+    weights: Mapping[str, SummedWeight],
+    say: Say,
+) -> tuple[dict[str, SummedWeight], dict[str, Tensor]]:
+    """Epoch after epoch, each from what the one before has left: as stored, and the dense parameters."""
+    paths = [
+        ledger.folder / label / f"epoch-{number + 1}.safetensors" for number in range(len(parts))
+    ]
     student = None
-    for epoch in range(how.tuning.epochs):
-        part, path = f"{label} epoch {epoch + 1}", folder / f"epoch-{epoch + 1}.safetensors"
-        parts.append(part)
+    for number, (part, path) in enumerate(zip(parts, paths, strict=True)):
         if ledger.done(part):
             continue
         with ledger.timed(part), host.learning():
             if student is None:
                 student = Student(host.sites(weights), weights)
-                if epoch:
-                    student.restore(load_file(folder / f"epoch-{epoch}.safetensors"))
-            _epoch(host, student, how, epoch, say)
+                if number:
+                    student.restore(load_file(paths[number - 1]))
+            _epoch(host, student, how, number, say)
             write_dense(path, {name: held.detach() for name, held in student.state().items()})
-        (folder / f"epoch-{epoch}.safetensors").unlink(missing_ok=True)
-        say(f"epoch {epoch + 1}: done in {duration(ledger.seconds(part))}")
-    dense: dict[str, Tensor] = {}
-    if how.tuning.epochs:
-        learned = load_file(folder / f"epoch-{how.tuning.epochs}.safetensors")
-        weights, dense = _learned(weights, learned)
-    return Result(weights, dense, ledger.seconds(*parts))
+        if number:
+            paths[number - 1].unlink()
+        say(f"epoch {number + 1}: done in {duration(ledger.seconds(part))}")
+    state = load_file(paths[-1])
+    tuned = {
+        name: replace(
+            weight, codebooks=state[f"codebooks.{name}"], scales=state[f"scales.{name}"]
+        ).stored()
+        for name, weight in weights.items()
+    }
+    marked = {key: held for key, held in state.items() if key.startswith("dense.")}
+    return tuned, {key.removeprefix("dense."): held.half() for key, held in marked.items()}
 
 
 def _group(
@@ -187,7 +226,7 @@ def _group(
     collector = Collector({name: layers[name] for name in group.layers}, shapes, host.device)
     say(f"{group.name}: listening to {len(shapes)} layers, {how.count} prompts")
     with collector.listening():
-        host.sample(number * how.count, how.count)
+        host.sample(number, how.count)
     found, errors, rounds = {}, [], []
     for place, name in enumerate(group.layers):
         generator = torch.Generator().manual_seed(how.seed + 1000 * number + place)
@@ -198,8 +237,8 @@ def _group(
         errors.append(coded.error)
         rounds.append(coded.rounds)
     say(
-        f"{group.name}: error of the layers' outputs {_decibel(statistics.geometric_mean(errors))} in the "
-        f"middle, {statistics.mean(rounds):.1f} rounds of Adam and beam search"
+        f"{group.name}: median error of the layers' outputs {_decibel(statistics.median(errors))}, "
+        f"{statistics.mean(rounds):.1f} rounds of Adam and beam search on average"
     )
     return found
 
@@ -211,20 +250,6 @@ def _epoch(host: Host, student: Student, how: Schedule, epoch: int, say: Say) ->
     generator = torch.Generator().manual_seed(how.seed + epoch)
     error = tune(student, questions, how.tuning, host.rows, generator)
     say(f"epoch {epoch + 1}: error of the predictions {_decibel(error)} on the way")
-
-
-def _learned(
-    weights: Mapping[str, SummedWeight], state: Mapping[str, Tensor]
-) -> tuple[dict[str, SummedWeight], dict[str, Tensor]]:
-    """Weights as they are stored after fine-tuning, and the dense parameters in half precision."""
-    tuned = {
-        name: SummedWeight(
-            weight.shape, weight.codes, state[f"codebooks.{name}"], state[f"scales.{name}"]
-        ).stored()
-        for name, weight in weights.items()
-    }
-    marked = {key: held for key, held in state.items() if key.startswith("dense.")}
-    return tuned, {key.removeprefix("dense."): held.half() for key, held in marked.items()}
 
 
 def _decibel(error: float) -> str:

@@ -14,7 +14,7 @@ from comfy_vq.calibration import Calibration
 from comfy_vq.cli import main
 from comfy_vq.codecs.weight import to_matrix
 from comfy_vq.hosts.comfy.evaluation.bench import ComfyBench, Prompt, Settings
-from comfy_vq.hosts.comfy.matching import matched
+from comfy_vq.hosts.comfy.matching import Way, matched
 from comfy_vq.hosts.comfy.reproducing import ComfyHost, write_result
 from comfy_vq.protocol.encode import Encoding, encode
 from comfy_vq.protocol.ledger import Ledger
@@ -151,12 +151,8 @@ class Encoded:
 
 
 def ours(teacher, folder: Path, seconds: float, encode: Encoded):
-    prompts, settings = inputs()
-    say = [].append
-    return matched(
-        *(teacher, prompts, settings, 1, 3.0, seconds, encode),
-        *(Ledger(folder, {}), "ours-3", lambda: None, say),
-    )
+    way = Way(teacher, *inputs(), 1, encode, lambda: None, lambda line: None)
+    return matched(way, Ledger(folder, {}), "ours-3", 3.0, seconds)
 
 
 def test_what_time_is_left_is_learned_in(teacher, tmp_path, monkeypatch):

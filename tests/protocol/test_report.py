@@ -10,7 +10,7 @@ from comfy_vq.protocol.report import comparison
 
 def report() -> Report:
     size = Size(200, 100)
-    noise = NoiseFigures(Interval(12.34, 0.5), ())
+    noise = NoiseFigures(Interval(12.34, 11.84, 12.84), ())
     candidate = Figures("VQDM-3", Size(40, 100), 1.0, noise, judged={"scene": 0.5})
     return Report(
         "host", "torch", ("a",), (1,), (999.0,), Figures("dense", size, 1.0), (candidate,), {}

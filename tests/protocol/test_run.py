@@ -1,6 +1,7 @@
 """The whole protocol on a small network."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def result(tmp_path_factory) -> tuple[Host, Result]:
 def test_each_group_is_sampled_anew_with_the_earlier_ones_quantized(result):
     host, _ = result
     seen = [frozenset(), frozenset({CODED[0]}), frozenset(CODED[:2])]
-    assert host.sampled == [(4 * n, 4, exchanged) for n, exchanged in enumerate(seen)]
+    assert host.sampled == [(n, 4, exchanged) for n, exchanged in enumerate(seen)]
 
 
 def test_each_epoch_learns_from_prompts_of_its_own(result):
@@ -112,6 +113,18 @@ def test_what_is_done_is_read(tmp_path):
     second, lines = whole(tmp_path, host)
     assert host.sampled == [] and host.taught_first == [] and lines == []
     assert second.seconds == first.seconds > 0
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_another_number_of_codebooks_begins_with_the_network_as_it_was(tmp_path, epochs):
+    how = replace(HOW, tuning=replace(HOW.tuning, epochs=epochs))
+    two = replace(how, encoding=replace(how.encoding, books=2))
+    host, ledger = Host(), Ledger(tmp_path, {})
+    run(host, how, ledger, "VQDM-1", lambda line: None)
+    found = run(host, two, ledger, "VQDM-2", lambda line: None)
+    alone = run(Host(), two, Ledger(tmp_path / "alone", {}), "VQDM-2", lambda line: None)
+    for name, weight in found.weights.items():
+        assert torch.equal(weight.codes, alone.weights[name].codes)
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):

@@ -41,7 +41,7 @@ class Host:
     """See ``protocol.run.Host``; a trajectory is two steps.
 
     Attributes:
-        sampled: first prompt, count, and the layers exchanged by then, of each sampling.
+        sampled: turn, count, and the layers exchanged by then, of each sampling.
         taught_first: first prompts of the teacher's samplings.
     """
 
@@ -68,12 +68,13 @@ class Host:
         return self._of(self.teacher)[layer].weight
 
     def put(self, layer: str, weight: Tensor) -> None:
-        self._exchanged.add(layer)
         self.layers()[layer].weight.data.copy_(weight.detach())
+        own = torch.equal(weight, self.read(layer))
+        (self._exchanged.discard if own else self._exchanged.add)(layer)
 
-    def sample(self, first: int, count: int) -> None:
-        self.sampled.append((first, count, frozenset(self._exchanged)))
-        self._trajectories(self._student, first, count)
+    def sample(self, turn: int, count: int) -> None:
+        self.sampled.append((turn, count, frozenset(self._exchanged)))
+        self._trajectories(self._student, turn * count, count)
 
     def taught(self, first: int, count: int) -> list[Question]:
         self.taught_first.append(first)

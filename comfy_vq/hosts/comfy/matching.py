@@ -19,14 +19,36 @@ from .finetuning import ComfyPupil, learning_allowed
 from .loader import InMemory, load
 
 CALIBRATION = "calibration"
+"""The part of the ledger, which all numbers of bits have in common."""
 _RECORDED = 0.25
 """Of the time for fine-tuning, that recording what to learn from may take."""
 _RECORDINGS = 3
 """The teacher samples, the student samples, the teacher answers."""
 _LEAST = 2
 
-Encode = Callable[[Path, Calibration, float], None]
-"""Writes a VQ file under a calibration at an average number of bits."""
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """What all numbers of bits have in common.
+
+    Attributes:
+        teacher: a dense MODEL; it is not changed.
+        prompts, settings: what to sample, and how. Prompts come again, with other seeds, as often as needed.
+        count: prompts to calibrate on.
+        encode: writes a VQ file under a calibration, at an average number of bits.
+        on_call: called after every evaluation of a model while sampling; may raise to stop.
+        say: told what is going on.
+        on_progress: called after every iteration of learning.
+    """
+
+    teacher: ModelPatcher
+    prompts: Sequence[Prompt]
+    settings: Settings
+    count: int
+    encode: Callable[[Path, Calibration, float], None]
+    on_call: Callable[[], object]
+    say: Callable[[str], object]
+    on_progress: Callable[[Progress], object] = lambda progress: None
 
 
 @dataclass(frozen=True)
@@ -43,85 +65,75 @@ class Matched:
         return self.calibrating + self.encoding + (self.tuning or 0.0)
 
 
-def matched(
-    teacher: ModelPatcher,
-    prompts: Sequence[Prompt],
-    settings: Settings,
-    count: int,
-    bits: float,
-    seconds: float,
-    encode: Encode,
-    ledger: Ledger,
-    label: str,
-    on_call: Callable[[], object],
-    say: Callable[[str], object],
-    on_progress: Callable[[Progress], object] = lambda progress: None,
-) -> Matched:
+def matched(way: Way, ledger: Ledger, label: str, bits: float, seconds: float) -> Matched:
     """Calibrate and encode, and spend what is left of the time on fine-tuning.
 
-    Parts that the ledger knows are not done again; the calibration is that of all bits.
+    Parts that the ledger knows are not done again.
 
     Args:
-        teacher: dense; it is not changed.
-        prompts, settings: what to sample, and how.
-        count: prompts to calibrate on.
+        label: of the files and parts.
         bits: on average, everything counted.
         seconds: for all of it.
-        label: of the files and parts.
 
     Raises:
         VQError: see ``calibrate``, ``quantize`` and ``fine_tune``.
     """
-    folder = ledger.folder
-    heard, plain = folder / "calibration.safetensors", folder / f"{label}-untuned.safetensors"
-    encoding, tuning, tuned = (
-        f"{label} encoding",
-        f"{label} tuning",
-        folder / f"{label}.safetensors",
-    )
-    if not ledger.done(CALIBRATION):
-        with ledger.timed(CALIBRATION):
-            found = calibrate(teacher, _chosen(prompts, count), settings, on_call=on_call)
-            calibration.save(heard, found)
-        say(f"calibrated: {found.describe()}")
+    plain, tuned = (ledger.folder / f"{label}{end}.safetensors" for end in ("-untuned", ""))
+    encoding, tuning = f"{label} encoding", f"{label} tuning"
+    heard = _calibrated(way, ledger)
     if not ledger.done(encoding):
         with ledger.timed(encoding):
-            encode(plain, calibration.load(heard), bits)
-    spent = ledger.seconds(CALIBRATION, encoding)
-    each = ledger.seconds(CALIBRATION) / count
-    left = seconds - spent
+            way.encode(plain, calibration.load(heard), bits)
+    spent = ledger.seconds(CALIBRATION), ledger.seconds(encoding)
+    # The same in a run that goes on: what was measured once stays in the ledger.
+    left, each = seconds - sum(spent), spent[0] / way.count
     recorded = int(_RECORDED * left / (_RECORDINGS * each))
     if recorded < _LEAST:
-        say(
-            f"{label}: calibrating and encoding took {spent:.0f} s of {seconds:.0f} s; what is left is too "
+        way.say(
+            f"{label}: calibrating and encoding took {sum(spent):.0f} s of {seconds:.0f} s; what is left is too "
             "little to fine-tune in"
         )
-        return Matched(plain, ledger.seconds(CALIBRATION), ledger.seconds(encoding), None)
+        return Matched(plain, *spent, None)
     if not ledger.done(tuning):
         with ledger.timed(tuning) as clock:
-            learning = Learning(seconds=left - _RECORDINGS * each * recorded)
-            say(f"{label}: learning from {recorded} prompts for {learning.seconds:.0f} s")
-            state = folder / f"{label}.state"
-            with learning_allowed():
-                student = load(InMemory(checkpoint.load(plain)))
-                outcome = fine_tune(
-                    ComfyPupil(teacher, student, _chosen(prompts, recorded), settings, on_call),
-                    learning,
-                    recompute=True,
-                    state=state,
-                    about=label,
-                    say=say,
-                    on_progress=on_progress,
-                )
-            clock.least = outcome.points[-1].seconds + _RECORDINGS * each * recorded
-            checkpoint.save(tuned, outcome.model)
-            state.unlink(missing_ok=True)
-        say(f"{label}: {outcome.before_db:.2f} dB -> {outcome.after_db:.2f} dB held out")
-    parts = (ledger.seconds(part) for part in (CALIBRATION, encoding, tuning))
-    return Matched(tuned, *parts)
+            sampling = _RECORDINGS * each * recorded
+            clock.least = sampling + _tune(way, plain, tuned, recorded, left - sampling)
+        tuned.with_suffix(".state").unlink(missing_ok=True)
+    return Matched(tuned, *spent, ledger.seconds(tuning))
+
+
+def _calibrated(way: Way, ledger: Ledger) -> Path:
+    path = ledger.folder / "calibration.safetensors"
+    if not ledger.done(CALIBRATION):
+        with ledger.timed(CALIBRATION):
+            chosen = _chosen(way.prompts, way.count)
+            found = calibrate(way.teacher, chosen, way.settings, on_call=way.on_call)
+            calibration.save(path, found)
+        way.say(f"calibrated: {found.describe()}")
+    return path
+
+
+def _tune(way: Way, plain: Path, tuned: Path, count: int, seconds: float) -> float:
+    """Learn from so many prompts; gives the seconds of learning over all attempts."""
+    way.say(f"{tuned.stem}: learning from {count} prompts for {seconds:.0f} s")
+    with learning_allowed():
+        student = load(InMemory(checkpoint.load(plain)))
+        chosen = _chosen(way.prompts, count)
+        outcome = fine_tune(
+            ComfyPupil(way.teacher, student, chosen, way.settings, way.on_call),
+            Learning(seconds=seconds),
+            recompute=True,
+            state=tuned.with_suffix(".state"),
+            about=tuned.stem,
+            say=way.say,
+            on_progress=way.on_progress,
+        )
+    checkpoint.save(tuned, outcome.model)
+    way.say(f"{tuned.stem}: {outcome.before_db:.2f} dB -> {outcome.after_db:.2f} dB held out")
+    return outcome.points[-1].seconds
 
 
 def _chosen(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    """So many, each with a seed of its own; those of a short list come again."""
+    """So many, each with a seed of its own."""
     seed = prompts[0].seed
     return [replace(prompts[i % len(prompts)], seed=seed + i) for i in range(count)]

@@ -84,17 +84,17 @@ class ComfyHost:
     def put(self, layer: str, weight: Tensor) -> None:
         exchange(self.layers()[layer], weight.detach())
 
-    def sample(self, first: int, count: int) -> None:
+    def sample(self, turn: int, count: int) -> None:
         self.layers()
         assert self._student is not None
-        ComfyBench(self._chosen(first, count), self._settings, on_call=self._on_call).sample(
-            self._student
-        )
+        prompts = [self._prompt(i, turn * count + i) for i in range(count)]
+        ComfyBench(prompts, self._settings, on_call=self._on_call).sample(self._student)
 
     def taught(self, first: int, count: int) -> list[Question]:
         dtype = self._teacher.model.get_dtype_inference()
         found: list[Question] = []
-        for prompt in self._chosen(first, count):
+        for number in range(first, first + count):
+            prompt = self._prompt(number, number)
             with recorded(self._teacher.model.diffusion_model) as questions:
                 ComfyBench([prompt], self._settings, on_call=self._on_call).sample(self._teacher)
             found += _sharing([prepared(question, dtype, dtype) for question in questions])
@@ -139,12 +139,9 @@ class ComfyHost:
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
         return patcher
 
-    def _chosen(self, first: int, count: int) -> list[Prompt]:
-        prompts, seed = self._prompts, self._prompts[0].seed
-        return [
-            replace(prompts[number % len(prompts)], seed=seed + number)
-            for number in range(first, first + count)
-        ]
+    def _prompt(self, number: int, seed: int) -> Prompt:
+        prompt = self._prompts[number % len(self._prompts)]
+        return replace(prompt, seed=self._prompts[0].seed + seed)
 
 
 def write_result(path: Path, source: ModelSource, result: Result) -> None:
