@@ -6,12 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.unet_shapes import demo, sdxl
+from comfy_vq.codecs.weight import matrix_shape
 from comfy_vq.errors import VQError
 from comfy_vq.protocol import run as protocol
 from comfy_vq.protocol.encode import Encoding
 from comfy_vq.protocol.ledger import Ledger
+from comfy_vq.protocol.published import SDXL
 from comfy_vq.protocol.run import Result, Schedule, needs, run
+from comfy_vq.protocol.selection import block_groups
 from comfy_vq.protocol.tuning import Tuning
+from comfy_vq.protocol.weight import SummedWeight
 from protocol.toy import GROUPS, LAYERS, Host
 
 CODED = sorted(LAYERS.values())[1:]
@@ -136,10 +141,28 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
         Ledger(tmp_path, {"a": "1"})
 
 
-def test_memory_is_said_beforehand():
-    host = Host()
-    assert "0.00 GB (group up 0)" in needs(host.shapes)
-    from benchmarks.unet_shapes import sdxl
+def layers_of(keys: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {key.removesuffix(".weight"): shape for key, shape in keys.items() if len(shape) > 1}
 
-    shapes = {k.removesuffix(".weight"): s for k, s in sdxl().items() if len(s) > 1}
-    assert "(group up 0)" in needs(shapes)
+
+@pytest.mark.parametrize(
+    ("keys", "books", "expected"),
+    [(sdxl(), row.books, row.bits) for row in SDXL if row.books] + [(demo(), 3, 5.55)],
+)
+def test_bits_are_those_of_the_paper(keys, books, expected):
+    """Within 0.03, of which a part are scales and codebooks that the paper rounds."""
+    shapes = layers_of(keys)
+    weights = {}
+    for name in (name for group in block_groups(shapes) for name in group.layers):
+        rows, columns = matrix_shape(shapes[name])
+        codes = torch.empty(rows, columns // 8, books, dtype=torch.uint8, device="meta")
+        codebooks = torch.empty(books, 256, 8, device="meta")
+        scales = torch.empty(rows, device="meta")
+        weights[name] = SummedWeight(shapes[name], codes, codebooks, scales)
+    size = Result(weights, {}, 0.0).size(sum(map(math.prod, keys.values())))
+    assert size.bits_per_weight == pytest.approx(expected, abs=0.03)
+
+
+def test_memory_is_said_beforehand():
+    assert "0.00 GB (group up 0)" in needs(Host().shapes)
+    assert "24.61 GB (group up 0)" in needs(layers_of(sdxl()))
