@@ -4,30 +4,8 @@ import torch
 from comfy_vq import codecs
 from comfy_vq.errors import VQError
 from comfy_vq.evaluation import sqnr_db
-from comfy_vq.model import Source
 from comfy_vq.quantize import plan_for, quantize
-
-
-class Weights:
-    """A model held in a dictionary, as a source of weights."""
-
-    def __init__(self, tensors):
-        self.tensors, self.source = tensors, Source(name="toy.safetensors")
-
-    def keys(self):
-        return list(self.tensors)
-
-    def shape(self, key):
-        return tuple(self.tensors[key].shape)
-
-    def dtype(self, key):
-        return self.tensors[key].dtype
-
-    def codable(self, key):
-        return key.endswith(".weight") and self.tensors[key].ndim in (2, 4)
-
-    def read(self, key):
-        return self.tensors[key]
+from toy_weights import Weights
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 from comfy_vq import codecs
 from comfy_vq.hosts.diffusers import load_unet
-from comfy_vq.model import Source
 from comfy_vq.quantize import quantize
 from comfy_vq.timestep import STEPS, moments_of_time, sinusoids
 from tests.sd_model import state_dict
+from toy_weights import Weights
 
 READER = "input_blocks.1.0.emb_layers.1"
 IN_DIFFUSERS = {
@@ -17,28 +17,6 @@ IN_DIFFUSERS = {
     "time_embed.2": "time_embedding.linear_2",
     READER: "down_blocks.0.resnets.0.time_emb_proj",
 }
-
-
-class Weights:
-    """A model held in a dictionary, as a source of weights."""
-
-    def __init__(self, tensors):
-        self.tensors, self.source = tensors, Source(name="toy.safetensors")
-
-    def keys(self):
-        return list(self.tensors)
-
-    def shape(self, key):
-        return tuple(self.tensors[key].shape)
-
-    def dtype(self, key):
-        return self.tensors[key].dtype
-
-    def codable(self, key):
-        return key.endswith(".weight") and self.tensors[key].ndim in (2, 4)
-
-    def read(self, key):
-        return self.tensors[key]
 
 
 @pytest.fixture(scope="module")

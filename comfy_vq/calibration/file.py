@@ -88,6 +88,15 @@ def load(path: str | os.PathLike[str]) -> Calibration:
     return Calibration(shapes, {name: found[slot] for name, slot in slots.items()}, pictures)
 
 
+def noted(path: str | os.PathLike[str]) -> Mapping[str, str]:
+    """Everything that the header of a calibration says, ``extra`` of ``save`` included.
+
+    Raises:
+        VQError: the file cannot be read.
+    """
+    return read_header(path, _MAX_HEADER).metadata
+
+
 def is_calibration(path: str | os.PathLike[str]) -> bool:
     """Whether a file calls itself a calibration; reads only its header, and does not check it."""
     if not os.path.isfile(path):  # opening a pipe would wait for its other end

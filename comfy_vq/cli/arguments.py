@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from ..budget import Fit, parse_bits
 from ..checkpoint.atomic import free_bytes
 from ..codecs import AUTO, CODECS, EFFORTS
 from ..errors import VQError
+from .prompts import texts_of
 
 
 def bits(text: str) -> float | Fit:
@@ -117,3 +119,31 @@ def add_encoders(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="what they are for, by the names of ComfyUI's CLIP loaders, such as flux",
     )
+
+
+def add_save_every(parser: argparse.ArgumentParser) -> None:
+    """How much of a long command's work an interruption may cost."""
+    parser.add_argument(
+        "--save-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how often to save the state beside the file to write; default: %(default)s",
+    )
+
+
+def asked(args: argparse.Namespace, files: Mapping[str, Path | None]) -> str:
+    """All that sampling rests on, so that the state of an interrupted command is of this or of another.
+
+    Args:
+        args: of `evaluate.add_sampling`.
+        files: read by the command, by what they are to it.
+    """
+    names = ("count", "steps", "cfg", "size", "sampler", "seed", "clip", "clip_type", "host")
+    options = [(name, str(getattr(args, name))) for name in names]
+    stats = [
+        (name, str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns)
+        for name, path in sorted(files.items())
+        if path is not None
+    ]
+    return repr((options, stats, list(texts_of(args.prompts))))

@@ -68,13 +68,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="faster, and much more memory than to compute them twice",
     )
     add_sampling(parser)
-    parser.add_argument(
-        "--save-every",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="how often to save the state beside the file to write; default: %(default)s",
-    )
+    arguments.add_save_every(parser)
     parser.add_argument("--curve", type=Path, metavar="PNG", help="draw how learning went")
     parser.set_defaults(run=run)
 
@@ -109,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
                 settings,
                 recompute=not args.keep_activations,
                 state=state,
-                about=_about(args),
+                about=arguments.asked(args, {"teacher": args.teacher, "student": args.student}),
                 save_every=args.save_every,
                 say=say,
                 on_progress=show,
@@ -185,17 +179,6 @@ def _captions(args: argparse.Namespace) -> list[str]:
 def _repeated(texts: Sequence[str], count: int | None) -> list[str]:
     """So many prompts; those of a short list come again, with other seeds."""
     return list(islice(cycle(texts), count or len(texts)))
-
-
-def _about(args: argparse.Namespace) -> str:
-    """All that a state belongs to, beside the settings that it knows."""
-    names = ("prompts", "count", "steps", "cfg", "size", "sampler", "clip", "clip_type", "host")
-    asked = {name: str(getattr(args, name)) for name in names}
-    files = {
-        name: (str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns)
-        for name, path in (("teacher", args.teacher), ("student", args.student))
-    }
-    return repr((sorted(asked.items()), sorted(files.items()), list(texts_of(args.prompts))))
 
 
 def _draw(path: Path, points: Sequence[Any]) -> None:

@@ -67,12 +67,11 @@ class BeamSearch:
     kind = kernels.Additive
     backwards = False
 
-    def codes(self, unit: Tensor, aim: Tensor | Aim | None) -> Tensor:
-        if isinstance(aim, Aim):
+    def codes(self, unit: Tensor, aim: Aim | None) -> Tensor:
+        if aim is not None:
             return feedback.additive(unit, self.shared.values(), self.width, aim)
-        importance = None if aim is None else aim.expand_as(unit).reshape(-1, GROUP)
         groups, values = unit.view(-1, GROUP), self.shared.values()
-        codes = beam.search(groups, values, self.width, importance)[0]
+        codes = beam.search(groups, values, self.width)[0]
         return codes.view(len(unit), -1, len(values))
 
     def error(self, groups: Tensor) -> float:
@@ -98,7 +97,7 @@ class Additive(OnGrid):
         *,
         bits: int = 3,
         effort: str = "balanced",
-        importance: Tensor | None = None,
+        moments: Tensor | None = None,
         seed: int = 0,
         rotation: Rotation | None | Literal["auto"] = "auto",
         codebooks: CodebookSet | None = None,
@@ -111,9 +110,10 @@ class Additive(OnGrid):
         matrix = to_matrix(weight)
         shared = codebooks if codebooks is not None else shipped_set(bits)
         search = BeamSearch(shared.to(weight.device), tries.beam)
-        coder = Coder(shape[1], search, importance, on_progress, unbiased)
+        coder = Coder(shape[1], search, moments, on_progress, unbiased)
         spec = self.spec_for(bits, shape, seed)
-        spec = replace(spec, rotation=coder.rotation(rotation, spec.rotation, matrix))
+        if rotation != "auto":
+            spec = replace(spec, rotation=rotation)
         if own_codebooks is True or (own_codebooks == "auto" and tries.own_sets):
             required = own_codebooks is True
             search = _with_own_set(

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 
-def search(
-    groups: Tensor, values: Tensor, beam: int, importance: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Codes that (nearly) minimize ``sum_d h_d (x_d - sum_m C_m[code_m]_d)^2`` for each group.
+def search(groups: Tensor, values: Tensor, beam: int) -> tuple[Tensor, Tensor]:
+    """Codes that (nearly) minimize ``||x - sum_m C_m[code_m]||^2`` for each group.
 
     The codebooks are visited in order; after each, the ``beam`` best partial sums are kept
     (AQLM, arXiv 2401.06118, section 3.2, with one visit per codebook).
@@ -19,10 +17,9 @@ def search(
         groups: x, float32 ``[n, group]``.
         values: C, float32 ``[M, entries, group]``.
         beam: partial sums kept per group, at least 1.
-        importance: h, float32 ``[n, group]``, non-negative; None for ones.
 
     Returns:
-        uint8 codes ``[n, M]`` and their (weighted) squared errors, float32 ``[n]``.
+        uint8 codes ``[n, M]`` and their squared errors, float32 ``[n]``.
     """
     size = slice_length(groups.device, beam)
     # Reused by all slices: memory that is taken anew costs a CPU more than the scores themselves.
@@ -30,8 +27,7 @@ def search(
     codes, errors = [], []
     for start in range(0, len(groups), size):
         part = slice(start, start + size)
-        weights = None if importance is None else importance[part]
-        found, error = _search_slice(groups[part], values, beam, weights, scores)
+        found, error = _search_slice(groups[part], values, beam, scores)
         codes.append(found)
         errors.append(error)
     return torch.cat(codes), torch.cat(errors)
@@ -44,7 +40,7 @@ def slice_length(device: torch.device, beam: int) -> int:
 
 
 def _search_slice(
-    groups: Tensor, values: Tensor, beam: int, importance: Tensor | None, workspace: Tensor
+    groups: Tensor, values: Tensor, beam: int, workspace: Tensor
 ) -> tuple[Tensor, Tensor]:
     count, entries, width = groups.shape[0], values.shape[1], values.shape[2]
     # ||r - c||^2 = ||r||^2 + ||c||^2 - 2 r.c: the first term, but for ||x||^2, which every choice
@@ -54,7 +50,7 @@ def _search_slice(
     codes = torch.empty((count, 1, 0), dtype=torch.uint8, device=groups.device)
     for visited, table in enumerate(values, 1):
         keep = beam if visited < len(values) else 1
-        scores = _scores(state, table, importance, workspace)
+        scores = _scores(state, table, workspace)
         costs, picks = smallest(scores, min(keep, scores.shape[1]))
         parents, chosen = picks // entries, picks % entries
         codes = codes.gather(1, parents[..., None].expand(-1, -1, codes.shape[2]))
@@ -63,22 +59,16 @@ def _search_slice(
             state = state.gather(1, parents[..., None].expand(-1, -1, width + 2))
             state[..., :width] -= table[chosen]
             state[..., width] = costs
-    energy = groups.square() if importance is None else groups.square() * importance
-    return codes[:, 0], costs[:, 0] + energy.sum(1)
+    return codes[:, 0], costs[:, 0] + groups.square().sum(1)
 
 
-def _scores(state: Tensor, table: Tensor, importance: Tensor | None, workspace: Tensor) -> Tensor:
+def _scores(state: Tensor, table: Tensor, workspace: Tensor) -> Tensor:
     """Cost of every entry after every partial sum, ``[n, beams * entries]``."""
-    if importance is None:
-        norms = table.square().sum(1)
-        right = torch.cat((-2 * table.T, torch.ones_like(norms)[None], norms[None]))
-        rows = state.flatten(0, 1)
-        scores = workspace[: len(rows) * len(table)].view(len(rows), -1)
-        return torch.mm(rows, right, out=scores).view(len(state), -1)
-    norms = importance @ table.square().T
-    residuals, costs = state[..., :-2], state[..., -2]
-    scores = (residuals * importance[:, None]) @ table.T
-    return scores.mul_(-2).add_(norms[:, None]).add_(costs[..., None]).flatten(1)
+    norms = table.square().sum(1)
+    right = torch.cat((-2 * table.T, torch.ones_like(norms)[None], norms[None]))
+    rows = state.flatten(0, 1)
+    scores = workspace[: len(rows) * len(table)].view(len(rows), -1)
+    return torch.mm(rows, right, out=scores).view(len(state), -1)
 
 
 def smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

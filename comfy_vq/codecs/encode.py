@@ -13,7 +13,7 @@ from . import registry
 from .codebooks import GROUP
 from .encoder import EFFORTS
 from .registry import OnProgress
-from .weight import VQWeight, matrix_shape, to_matrix
+from .weight import VQWeight, matrix_shape
 
 
 def encode(
@@ -21,7 +21,6 @@ def encode(
     bits: int = 3,
     codec: str = "additive",
     effort: str = "balanced",
-    importance: Tensor | None = None,
     *,
     moments: Tensor | None = None,
     seed: int = 0,
@@ -36,9 +35,7 @@ def encode(
             8 for ``int8``.
         codec: a name from ``codecs.names()``.
         effort: ``fast``, ``balanced`` or ``best``.
-        importance: non-negative weight of each input column, ``[in]`` or ``[in, *kernel]``; the
-            encoder minimizes ``sum importance * (weight - decoded)^2``. None for ones.
-        moments: second moments of the layer's input instead of an importance, float32
+        moments: second moments of the layer's input, float32
             ``[blocks, width, width]``, see ``calibration.Moments.mean``. The encoder minimizes the
             squared error of the layer's output, with feedback of errors; see ``feedback``.
         seed: of the rotation's signs and of sampling; the same seed gives the same result.
@@ -56,7 +53,7 @@ def encode(
     Raises:
         VQError: unknown codec or effort; a weight that is empty, not finite, of the wrong rank,
             of a width that the codec does not take, or outside half-precision scales; an
-            importance or moments of the wrong shape, or with values that cannot be.
+            moments of the wrong shape, or with values that cannot be.
         torch.linalg.LinAlgError: moments that are of no input.
     """
     chosen = registry.get(codec)
@@ -75,15 +72,14 @@ def encode(
         weight = weight.half()
     if not is_finite(weight):
         raise VQError("found NaN or Inf in the weight, expected finite values; repair the source")
-    aim = None if importance is None else _columns(importance, shape).to(weight.device)
     if moments is not None:
-        aim = _checked(moments, shape).to(weight.device)
+        moments = _checked(moments, shape).to(weight.device)
     with torch.no_grad():
         return chosen.encode(
             weight,
             bits=bits,
             effort=effort,
-            importance=aim,
+            moments=moments,
             seed=seed,
             on_progress=on_progress,
             **options,
@@ -103,23 +99,3 @@ def _checked(moments: Tensor, shape: tuple[int, ...]) -> Tensor:
     if not is_finite(moments) or not bool((moments.diagonal(dim1=1, dim2=2) > 0).any()):
         raise VQError("found moments that are not finite, or zero; calibrate again")
     return moments.detach().float()
-
-
-def _columns(importance: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Importance in the column order of the coded matrix, float32 ``[columns]``."""
-    per_input, per_tap = (shape[1],), shape[1:]
-    if tuple(importance.shape) not in (per_input, per_tap):
-        raise VQError(
-            f"found an importance of shape {list(importance.shape)}, expected {list(per_input)}"
-            + (f" or {list(per_tap)}" if len(shape) > 2 else "")
-        )
-    importance = importance.detach().float()
-    if not bool(torch.isfinite(importance).all()) or bool((importance < 0).any()):
-        raise VQError("found negative or non-finite importance, expected values >= 0")
-    if not bool((importance > 0).any()):
-        raise VQError("found an importance of zero everywhere, expected some positive value")
-    importance = importance / importance.mean()
-    if importance.ndim == 1:
-        importance = importance.view(-1, *[1] * (len(shape) - 2)).expand(per_tap)
-    columns = to_matrix(importance[None])[0]
-    return columns.reshape(matrix_shape(shape)[1])

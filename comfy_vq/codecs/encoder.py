@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .. import kernels
 from ..kernels import Rotation
 from .feedback import Aim, aim_at
 from .registry import OnProgress
-from .scales import fit_scales, half_scales, unbiased_scales, weighted
+from .scales import fit_scales, half_scales, unbiased_scales
 from .threads import map_slabs, one_thread
 from .weight import CodebookSet
 
@@ -60,11 +60,11 @@ class Search(Protocol):
         """The set."""
         ...
 
-    def codes(self, unit: Tensor, aim: Tensor | Aim | None) -> Tensor:
+    def codes(self, unit: Tensor, aim: Aim | None) -> Tensor:
         """uint8 ``[rows, groups, bits]`` near float32 ``unit [rows, columns]``.
 
         Args:
-            aim: importance ``[columns]``; or what ``aim_at`` made of moments; or None for ones.
+            aim: what ``aim_at`` made of moments, under which errors are fed back, or None.
         """
         ...
 
@@ -84,16 +84,15 @@ class Coder:
     Attributes:
         period: input width.
         search: what finds the codes of rows.
-        importance: float32, in the order of the matrix's columns, see ``scales.weighted``: under
-            ``[columns]`` weights are coded each by itself, under moments ``[blocks, width, width]``
-            with feedback of errors.
+        moments: of the input, float32 ``[blocks, width, width]``, see ``scales.weighted``; None to
+            take all directions alike.
         on_progress: as in ``codecs.encode``.
         unbiased: whether the final scales are ``unbiased_scales``.
     """
 
     period: int
     search: Search
-    importance: Tensor | None
+    moments: Tensor | None
     on_progress: OnProgress | None
     unbiased: bool = False
 
@@ -111,40 +110,18 @@ class Coder:
 
     def _rows_at_once(self, matrix: Tensor) -> int:
         size = _CPU_SLAB if matrix.device.type == "cpu" else _SLAB
-        if self._fed:  # a step takes one group of each row, so many rows have to make up a batch
+        if (
+            self.moments is not None
+        ):  # a step takes one group of each row, so many rows have to make up a batch
             size = _FED_SLAB
         return max(_LEAST_ROWS, size // matrix.shape[1])
 
-    @property
-    def _fed(self) -> bool:
-        return self.importance is not None and self.importance.ndim > 1
-
-    def _aim(self, rotation: Rotation | None) -> Tensor | Aim | None:
+    def _aim(self, rotation: Rotation | None) -> Aim | None:
         """What the search is for in the rotated matrix."""
-        if self.importance is None:
+        if self.moments is None:
             return None
-        if self._fed:
-            with one_thread():  # of several, each number rounds in its own way
-                return aim_at(
-                    self.importance, rotation, self.period, backwards=self.search.backwards
-                )
-        # a rotation mixes the columns of a block, so importance cannot steer the search there
-        return self.importance if rotation is None else None
-
-    def rotation(
-        self, asked: Rotation | None | Literal["auto"], usual: Rotation | None, matrix: Tensor
-    ) -> Rotation | None:
-        """The rotation that was asked for. "auto": the usual one.
-
-        It spreads importance over a block, so under importance it has to earn its place. Under
-        moments nothing is lost, since they are rotated with it.
-        """
-        if asked != "auto":
-            return asked
-        if self.importance is None or self._fed or usual is None:
-            return usual
-        sample = matrix[:: max(1, len(matrix) // 64)].float()
-        return min((usual, None), key=partial(self._error, sample))
+        with one_thread():  # of several, each number rounds in its own way
+            return aim_at(self.moments, rotation, self.period, backwards=self.search.backwards)
 
     def normalized(self, matrix: Tensor, rotation: Rotation | None) -> Tensor:
         """Rows as they are searched at first: float32, rotated, of mean square 1 where not zero."""
@@ -152,18 +129,13 @@ class Coder:
         return _unit(turned, _norms(turned))
 
     def _slab(
-        self, rotation: Rotation | None, aim: Tensor | Aim | None, slab: Tensor
+        self, rotation: Rotation | None, aim: Aim | None, slab: Tensor
     ) -> tuple[Tensor, Tensor]:
         slab = slab.float()
         codes = self.search.codes(self.normalized(slab, rotation), aim)
         decoded = self._decoded(codes, rotation)
-        if self.unbiased:
-            return codes, unbiased_scales(slab, decoded, self.importance)
-        return codes, self._fitted(slab, decoded)
-
-    def _fitted(self, matrix: Tensor, decoded: Tensor) -> Tensor:
-        """Scales of least error, as they are stored."""
-        return fit_scales(matrix, decoded, self.importance).half().float()
+        fit = unbiased_scales if self.unbiased else fit_scales
+        return codes, fit(slab, decoded, self.moments)
 
     def _turned(self, matrix: Tensor, rotation: Rotation | None) -> Tensor:
         return matrix if rotation is None else kernels.rotate(matrix, rotation, self.period)
@@ -174,13 +146,6 @@ class Coder:
         grid = shared.codebooks, shared.step, shared.offset
         weight = self.search.kind(codes, *grid, ones, rotation, self.period)
         return kernels.decode(weight, torch.float32)
-
-    def _error(self, sample: Tensor, rotation: Rotation | None) -> float:
-        """Squared error of a float32 matrix under the importance."""
-        codes = self.search.codes(self.normalized(sample, rotation), self._aim(rotation))
-        decoded = self._decoded(codes, rotation)
-        error = sample - decoded * self._fitted(sample, decoded)[:, None]
-        return float((error * weighted(error, self.importance)).sum(1).sum())
 
 
 def _norms(matrix: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Int8:
         bits: int = 8,
         effort: str = "balanced",
         seed: int = 0,
-        importance: Tensor | None = None,
+        moments: Tensor | None = None,
         on_progress: OnProgress | None = None,
     ) -> VQWeight:
         """Round to nearest, then refit the scales; effort and seed change nothing."""
@@ -56,7 +56,7 @@ class Int8:
         peak = matrix.abs().amax(dim=1, keepdim=True)
         unit = peak.clamp(min=torch.finfo(torch.float32).tiny) / 127
         codes = (matrix / unit).round().clamp(-127, 127)
-        scales = half_scales(128 * fit_scales(matrix, codes, importance))
+        scales = half_scales(128 * fit_scales(matrix, codes, moments))
         if on_progress is not None:
             on_progress(weight.numel())
         tensors = {"codes": codes.to(torch.int8), "scales": scales}

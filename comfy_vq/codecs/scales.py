@@ -13,39 +13,37 @@ class ScaleRangeError(VQError):
 _SMALLEST_NORMAL = torch.finfo(torch.float16).smallest_normal
 
 
-def weighted(matrix: Tensor, importance: Tensor | None) -> Tensor:
+def weighted(matrix: Tensor, moments: Tensor | None) -> Tensor:
     """``x H`` for each row x of ``[rows, columns]``.
 
     Args:
-        importance: H; None for the identity, its diagonal ``[columns]``, or ``[blocks, width, width]``
-            on the diagonal, which repeat until they fill it.
+        moments: H; None for the identity, or blocks ``[blocks, width, width]`` on the diagonal, which
+            repeat until they fill it.
     """
-    if importance is None:
+    if moments is None:
         return matrix
-    if importance.ndim == 1:
-        return matrix * importance
-    blocks, width = importance.shape[:2]
+    blocks, width = moments.shape[:2]
     parts = matrix.reshape(-1, blocks, width).transpose(0, 1)
-    return torch.bmm(parts, importance).transpose(0, 1).reshape(matrix.shape)
+    return torch.bmm(parts, moments).transpose(0, 1).reshape(matrix.shape)
 
 
-def fit_scales(matrix: Tensor, decoded: Tensor, importance: Tensor | None) -> Tensor:
+def fit_scales(matrix: Tensor, decoded: Tensor, moments: Tensor | None = None) -> Tensor:
     """The scales ``[rows]`` that minimize ``(w_n - s_n q_n) H (w_n - s_n q_n)^T`` for each row n.
 
     Args:
         matrix: w, float32 ``[rows, columns]``.
         decoded: q, what the codes stand for at scale 1, of the same shape.
-        importance: H, see ``weighted``.
+        moments: H, see ``weighted``.
 
     Returns:
         float32 ``[rows]``; zero where q is zero.
     """
-    aimed = weighted(decoded, importance)
+    aimed = weighted(decoded, moments)
     energy = (aimed * decoded).sum(1)
     return torch.where(energy > 0, (aimed * matrix).sum(1) / energy.clamp(min=1e-38), 0.0)
 
 
-def unbiased_scales(matrix: Tensor, decoded: Tensor, importance: Tensor | None) -> Tensor:
+def unbiased_scales(matrix: Tensor, decoded: Tensor, moments: Tensor | None = None) -> Tensor:
     """The scales at which decoding shrinks nothing: ``s_n = <w_n, w_n> / <w_n, q_n>``.
 
     A least-squares fit leaves ``(1 - d) w`` plus noise, with d the relative error. Within a
@@ -54,10 +52,10 @@ def unbiased_scales(matrix: Tensor, decoded: Tensor, importance: Tensor | None) 
 
     Args, Returns: as ``fit_scales``; rows whose ``<w, q>`` is not positive keep that fit.
     """
-    aimed = weighted(matrix, importance)
+    aimed = weighted(matrix, moments)
     overlap = (aimed * decoded).sum(1)
     scales = (aimed * matrix).sum(1) / overlap.clamp(min=1e-38)
-    return torch.where(overlap > 0, scales, fit_scales(matrix, decoded, importance))
+    return torch.where(overlap > 0, scales, fit_scales(matrix, decoded, moments))
 
 
 def half_scales(scales: Tensor) -> Tensor:

@@ -59,11 +59,11 @@ class ViterbiSearch:
     kind = kernels.Trellis
     backwards = True
 
-    def codes(self, unit: Tensor, aim: Tensor | Aim | None) -> Tensor:
+    def codes(self, unit: Tensor, aim: Aim | None) -> Tensor:
         values = self.shared.values().flatten()
-        if isinstance(aim, Aim):
+        if aim is not None:
             return feedback.trellis(unit, values, self.bits, aim)
-        return viterbi.search(unit, values, self.bits, aim)
+        return viterbi.search(unit, values, self.bits)
 
 
 class Trellis(OnGrid):
@@ -85,7 +85,7 @@ class Trellis(OnGrid):
         *,
         bits: int = 3,
         effort: str = "balanced",
-        importance: Tensor | None = None,
+        moments: Tensor | None = None,
         seed: int = 0,
         rotation: Rotation | None | Literal["auto"] = "auto",
         unbiased: bool = False,
@@ -95,8 +95,9 @@ class Trellis(OnGrid):
         shape = tuple(weight.shape)
         matrix, spec = to_matrix(weight), self.spec_for(bits, shape, seed, effort)
         search = ViterbiSearch(shipped_table(bits, spec.window).to(weight.device), bits)
-        coder = Coder(shape[1], search, importance, on_progress, unbiased)
-        spec = replace(spec, rotation=coder.rotation(rotation, spec.rotation, matrix))
+        coder = Coder(shape[1], search, moments, on_progress, unbiased)
+        if rotation != "auto":
+            spec = replace(spec, rotation=rotation)
         tensors = coder.code(matrix, spec.rotation)
         return VQWeight(spec, shape, weight.dtype, tensors, search.shared)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,12 @@ class DiffusersBench:
         self._autoencoder = TinyAutoencoder(autoencoder, self._device)
         self._scheduler = noise_schedule()
         self._contexts = torch.stack(task.contexts(captions)).to(self._device)
+
+    def alone(self, index: int) -> DiffusersBench:
+        one = copy.copy(self)
+        one.prompts, one.seeds = [self.prompts[index]], [self.seeds[index]]
+        one._contexts = self._contexts[:, index : index + 1]
+        return one
 
     def load(self, path: Path) -> UNet2DConditionModel:
         if checkpoint.is_vq(path):

@@ -64,6 +64,10 @@ class Bench(Protocol):
         """One of each prompt."""
         ...
 
+    def alone(self, index: int) -> Bench:
+        """The same with one of its prompts, and that one's seed."""
+        ...
+
     def load(self, path: Path) -> Any:
         """A dense, natively quantized, VQ or GGUF file as the host's kind of model."""
         ...

@@ -1,12 +1,12 @@
 import pytest
 
-from benchmarks.weights import Weights
+from benchmarks.weights import weights_of_a_unet
 from comfy_vq.errors import VQError
 
 
 @pytest.fixture
 def weights():
-    return Weights()
+    return weights_of_a_unet()
 
 
 @pytest.fixture(scope="session")

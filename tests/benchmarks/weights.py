@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from comfy_vq.model import Source
+from toy_weights import Weights
 
 SHAPES = {
     "input_blocks.0.0.weight": (64, 4, 3, 3),
@@ -27,29 +27,11 @@ SHAPES = {
 }
 
 
-class Weights:
-    """A source of weights."""
-
-    source = Source(name="toy.safetensors")
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.tensors = {
+def weights_of_a_unet() -> Weights:
+    generator = torch.Generator().manual_seed(0)
+    return Weights(
+        {
             key: (torch.randn(shape, generator=generator) * 0.02).half()
             for key, shape in SHAPES.items()
         }
-
-    def keys(self):
-        return list(self.tensors)
-
-    def shape(self, key):
-        return tuple(self.tensors[key].shape)
-
-    def dtype(self, key):
-        return self.tensors[key].dtype
-
-    def codable(self, key):
-        return key.endswith(".weight") and self.tensors[key].ndim in (2, 4)
-
-    def read(self, key):
-        return self.tensors[key]
+    )

@@ -13,34 +13,15 @@ from comfy_vq.calibration import Calibration, Collector, Moments
 from comfy_vq.calibration import gate as gates
 from comfy_vq.calibration.gate import Gate, describe
 from comfy_vq.errors import VQError
-from comfy_vq.model import Source, VQModel
+from comfy_vq.model import VQModel
 from comfy_vq.quantize import quantize
+from toy_weights import Weights
 
 LAYERS = ("first", "second", "third")
 
 
-class Weights:
-    """A network's weights, as a source for ``quantize``."""
-
-    source = Source(name="toy.safetensors")
-
-    def __init__(self, net: nn.Module) -> None:
-        self.tensors = {f"{name}.weight": layer.weight.detach() for name, layer in net.items()}
-
-    def keys(self) -> list[str]:
-        return list(self.tensors)
-
-    def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self.tensors[key].shape)
-
-    def dtype(self, key: str) -> torch.dtype:
-        return self.tensors[key].dtype
-
-    def codable(self, key: str) -> bool:
-        return True
-
-    def read(self, key: str) -> Tensor:
-        return self.tensors[key]
+def weights_of(net: nn.Module) -> Weights:
+    return Weights({f"{name}.weight": layer.weight.detach() for name, layer in net.items()})
 
 
 class Asking:
@@ -96,7 +77,7 @@ def calibration(net) -> Calibration:
 
 
 def coded(net: nn.ModuleDict, gate: Gate | None, codec: str = "additive") -> VQModel:
-    return quantize(Weights(net), 3.13, effort="fast", family="generic", codec=codec, gate=gate)
+    return quantize(weights_of(net), 3.13, effort="fast", family="generic", codec=codec, gate=gate)
 
 
 def output_db(net: nn.ModuleDict, model: VQModel, seed: int = 1) -> float:
@@ -197,7 +178,7 @@ def test_cheap_criteria_come_first(net, calibration):
 
 def test_layers_at_eight_bits_are_coded_as_ever(net, calibration):
     gate = Gate(calibration)
-    model = quantize(Weights(net), 8.13, effort="fast", family="generic", gate=gate)
+    model = quantize(weights_of(net), 8.13, effort="fast", family="generic", gate=gate)
     eight = {name for name, weight in model.layers.items() if weight.codec == "int8"}
     assert eight and eight.isdisjoint(gate.kept) and eight.isdisjoint(gate.refused)
 

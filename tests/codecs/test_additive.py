@@ -79,25 +79,6 @@ def test_efforts_are_ordered():
     assert found == sorted(found) and found[-1] > found[0] + 0.3
 
 
-def test_importance_lowers_the_error_it_weighs():
-    weight = gaussian(128, 256)
-    importance = torch.rand(256, generator=torch.Generator().manual_seed(3)) ** 6
-    plain = (weight - codecs.encode(weight, 2).decode()).square() @ importance
-    aimed = (
-        weight - codecs.encode(weight, 2, importance=importance).decode()
-    ).square() @ importance
-    assert aimed.sum() < 0.8 * plain.sum()
-
-
-@pytest.mark.parametrize("kernel", [(3,), (3, 3), (3, 1, 1)], ids=str)
-def test_importance_of_a_convolution_may_be_per_input_or_per_tap(kernel):
-    weight, per_input = gaussian(8, 16, *kernel), torch.arange(1.0, 17.0)
-    per_tap = per_input.view(16, *[1] * len(kernel)).expand(16, *kernel)
-    a = codecs.encode(weight, 2, importance=per_input)
-    b = codecs.encode(weight, 2, importance=per_tap)
-    assert torch.equal(a.tensors["codes"], b.tensors["codes"])
-
-
 def test_unbiased_scales_shrink_nothing_and_cost_little():
     weight = gaussian(64, 512)
     fitted, unbiased = (codecs.encode(weight, 2, unbiased=u) for u in (False, True))
@@ -160,9 +141,9 @@ def test_float8_weights_are_taken():
         (torch.randn(4, 8), {"bits": 9}, "1 to 6"),
         (torch.randn(4, 8), {"codec": "magic"}, "unknown codec"),
         (torch.randn(4, 8), {"effort": "heroic"}, "unknown effort"),
-        (torch.randn(4, 8), {"importance": torch.ones(4)}, "shape"),
-        (torch.randn(4, 8), {"importance": -torch.ones(8)}, "negative"),
-        (torch.randn(4, 8), {"importance": torch.zeros(8)}, "zero everywhere"),
+        (torch.randn(4, 8), {"moments": torch.ones(8, 8)}, "shape"),
+        (torch.randn(4, 8), {"moments": torch.ones(1, 4, 4)}, "shape"),
+        (torch.randn(4, 8), {"moments": torch.zeros(1, 8, 8)}, "zero; calibrate again"),
     ],
 )
 def test_bad_input_is_one_clear_error(weight, options, says):

@@ -75,17 +75,6 @@ def test_rotation_helps_heavy_tails():
     assert sqnr_db(weight, turned.decode()) > sqnr_db(weight, plain.decode()) + 0.5
 
 
-def test_importance_lowers_the_error_it_weighs():
-    weight = gaussian(16, 256)
-    importance = torch.rand(256, generator=torch.Generator().manual_seed(3)) ** 6
-    plain, aimed = (
-        codecs.encode(weight, 2, "trellis", "fast", importance=h, rotation=r).decode()
-        for h, r in ((None, "auto"), (importance, "auto"))
-    )
-    error = (weight - torch.stack((plain, aimed))).square() @ importance
-    assert error[1].sum() < 0.8 * error[0].sum()
-
-
 def test_unbiased_scales_shrink_nothing():
     weight = gaussian(16, 256)
     fitted, unbiased = (

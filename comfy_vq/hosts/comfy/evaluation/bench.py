@@ -105,6 +105,10 @@ class ComfyBench:
         self._loaded = dict(loaded or {})
         self._recorded = recorded
 
+    def alone(self, index: int) -> ComfyBench:
+        how = self._settings, self._vae, self._on_call, self._loaded, self._recorded
+        return ComfyBench([self._prompts[index]], *how)
+
     @torch.inference_mode()  # as ComfyUI runs every node
     def load(self, path: Path) -> ModelPatcher:
         """A file of any kind that ``load_candidate`` knows."""
