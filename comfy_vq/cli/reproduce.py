@@ -16,7 +16,7 @@ from . import arguments
 _DEMO = "demo"
 _BOOKS = (2, 3, 4)
 _EVALUATED, _CALIBRATED = 32, 64
-_OF_DEMO = 16
+_OF_DEMO = 12
 
 
 def add_to(commands: argparse._SubParsersAction) -> None:

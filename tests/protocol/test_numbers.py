@@ -24,5 +24,5 @@ def test_what_was_cut_is_named():
     changed = replace(Numbers(), count=8, tuning_count=16)
     assert changed.changes() == ["count: 8 instead of 256", "tuning count: 16 instead of 512"]
     smaller = MODELS["demo"].changes()
-    assert "rounds: 2 instead of 1000" in smaller and "steps: 20 instead of 50" in smaller
+    assert "rounds: 1 instead of 1000" in smaller and "steps: 20 instead of 50" in smaller
     assert not any(line.startswith(("beam", "sampler", "scheduler")) for line in smaller)
