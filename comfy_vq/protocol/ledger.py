@@ -37,14 +37,15 @@ class Ledger:
         self._path = folder / "run.json"
         self._about = dict(about)
         self._seconds: dict[str, float] = {}
+        known: Mapping[str, str] = self._about
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            known = json.loads(self._path.read_text("utf-8")) if self._path.exists() else None
-        except (OSError, ValueError) as error:
+            if self._path.exists():
+                earlier = json.loads(self._path.read_text("utf-8"))
+                known, self._seconds = dict(earlier["about"]), dict(earlier["seconds"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise VQError(f"{folder}: cannot be used ({error}); name another with --out") from error
-        if known is not None:
-            self._refuse_other(known["about"])
-            self._seconds = known["seconds"]
+        self._refuse_other(known)
 
     def done(self, part: str) -> bool:
         return part in self._seconds

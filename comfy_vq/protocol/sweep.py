@@ -6,6 +6,8 @@ best beams of whole rows are kept; what a code changes is judged together with t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -52,6 +54,25 @@ def sweep(
             beams.search(order[together].to(weight.device), books[together])
         found.append(beams.best())
     return torch.cat(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Beams while some groups are searched, of whose columns alone is kept what changes.
+
+    Attributes:
+        slopes: ``e H`` in these columns, ``[rows, beams, columns]``.
+        changes: of the weights since the search began, likewise.
+        codes: ``[rows, beams, groups, M]``.
+        origin: which beam each comes from, ``[rows, beams]``.
+        costs: ``e H e^T``, likewise.
+    """
+
+    slopes: Tensor
+    changes: Tensor
+    codes: Tensor
+    origin: Tensor
+    costs: Tensor
 
 
 class _Beams:
@@ -130,16 +151,6 @@ class _Beams:
         codes = _taken(state.codes, parents)
         codes[:, :, place, book] = chosen.to(torch.uint8)
         return _State(slopes, changes, codes, state.origin.gather(1, parents), values)
-
-
-class _State:
-    """Beams while some groups are searched; ``origin`` says which beams they come from."""
-
-    def __init__(
-        self, slopes: Tensor, changes: Tensor, codes: Tensor, origin: Tensor, costs: Tensor
-    ) -> None:
-        self.slopes, self.changes, self.codes = slopes, changes, codes
-        self.origin, self.costs = origin, costs
 
 
 def _taken(tensor: Tensor, beams: Tensor) -> Tensor:

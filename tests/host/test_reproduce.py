@@ -24,6 +24,7 @@ from comfy_vq.protocol.selection import BlockGroup
 from comfy_vq.protocol.tuning import Student, Tuning, tune
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.sampling import load_dense
+from host.tiny_clip import write_clip
 
 BLOCK = "output_blocks.0.1.transformer_blocks.0"
 LAYERS = (f"{BLOCK}.attn1.to_q", f"{BLOCK}.attn1.to_out.0")
@@ -178,6 +179,10 @@ def test_the_command_on_the_shipped_model(tmp_path, capsys):
     command += ["--count", "1", "--steps", "2", "--kmeans-steps", "1", "--adam-steps", "1"]
     command += ["--beam", "2", "--rounds", "1", "--tuning-count", "1", "--evaluate", "2"]
     command += ["--our-count", "1", "--effort", "fast"]
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    write_clip(clip)
+    command += ["--clip-score", str(clip), "--pickscore", str(clip)]
     assert main(command) == 0
     table = capsys.readouterr().out
     report = json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))
@@ -186,6 +191,9 @@ def test_the_command_on_the_shipped_model(tmp_path, capsys):
     assert abs(bits[0] - bits[1]) < 0.03
     assert all(one["noise"]["sqnr_db"]["value"] > 10 for one in report["candidates"])
     assert "in the paper: VQDM" in table and "19.18" in table
+    rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines()]
+    scores = [row[-4:-2] for row in rows if row[1:2] and row[1] in ("dense", "VQDM-2", "ours-2")]
+    assert len(scores) == 3 and all(a == b and -1 < float(a) < 1 for a, b in scores)
     assert (tmp_path / "reproduce.md").read_text("utf-8").strip() in table
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.safetensors")}
     assert main(command) == 0  # only measures again

@@ -136,9 +136,10 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
     whole(tmp_path)
     with pytest.raises(VQError, match=r"run\.json, a: found 1 from an earlier run, expected 2"):
         Ledger(tmp_path, {"a": "2"})
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(VQError, match="cannot be used"):
-        Ledger(tmp_path, {"a": "1"})
+    for text in ("{", "[]", "{}", '{"about": {"a": "1"}}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(VQError, match="cannot be used"):
+            Ledger(tmp_path, {"a": "1"})
 
 
 def layers_of(keys: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
