@@ -180,13 +180,7 @@ def compile_one(spec: Spec, target: str) -> Compiled:
     kernel = getattr(module, name)
     kinds = {"codes": "*i8" if spec.kernel == "int8" else "*u8", "codebooks": "*u8"}
     kinds |= {"table": {"batch": "*i64", "forward": "*fp32"}.get(name, "*u8")}
-    kinds |= {
-        "weights": "*fp32",
-        "aims": "*fp32",
-        "begins": "*i32",
-        "closes": "*i32",
-        "back": "*u8",
-    }
+    kinds |= {"weights": "*fp32", "begins": "*i32", "closes": "*i32", "back": "*u8"}
     kinds |= {"ends": "*i32", "states": "*i32"}
     kinds |= {"signs": "*u8", "scales": "*fp16", "out": f"*{spec.dtype}"}
     kinds |= {"items": "*i32"}
@@ -196,7 +190,6 @@ def compile_one(spec: Spec, target: str) -> Compiled:
         "K": spec.books,
         "BITS": spec.books,
         "L": spec.window if spec.is_trellis else 0,
-        "WEIGHTED": True,
         "BEGUN": True,
         "CLOSED": True,
         "RENEWED": triton_viterbi.RENEWED,

@@ -202,23 +202,21 @@ def best_path(
     weights: Tensor,
     table: Tensor,
     bits: int,
-    importance: Tensor | None = None,
     start: Tensor | None = None,
     end: Tensor | None = None,
 ) -> Tensor:
     """The path through a shift register that lies nearest to a row: states ``[steps, rows]``.
 
     With each step ``bits`` are shifted from below into a state of L bits, which stands for an entry.
-    Found is the least ``sum_t h_t (x_tn - table[state_tn])^2`` for each row n, up to rounding.
+    Found is the least ``sum_t (x_tn - table[state_tn])^2`` for each row n, up to rounding.
 
     Args:
         weights: x, float32 ``[steps, rows]``, at least one of each.
         table: float32 ``[2^L]``.
         bits: k, at most L / 2.
-        importance: h, float32 ``[steps]``, non-negative; None for ones.
         start, end: whole numbers ``[rows]``; the ``L - k`` high bits of the first state and the low
             ones of the last, where they are given. A path whose both are the same closes to a ring.
     """
     window = len(table).bit_length() - 1
     case = Case(weights.device, weights.dtype, bits, window=window)
-    return _choose("best_path", case).run(weights, table, bits, importance, start, end)
+    return _choose("best_path", case).run(weights, table, bits, start, end)

@@ -270,7 +270,7 @@ def _try_search(case: Case) -> str | None:
         error = (table[states.long()] - weights).square().sum(0)
         return torch.where(closed, error, torch.inf)
 
-    arguments = weights, table, case.books, None, joint, joint
+    arguments = weights, table, case.books, joint, joint
     return _compare(
         lambda: torch.allclose(
             cost(best_path(*arguments)), cost(viterbi.best_path(*arguments)), rtol=1e-4

@@ -28,7 +28,6 @@ def warps_of(window: int) -> int:
 @triton.jit
 def forward(
     weights,  # float32 [steps, rows]
-    aims,  # float32 [steps]
     table,  # float32 [2^L]: by the bits that leave next, then those that came last, then the others
     begins,  # int32 [rows]
     closes,  # int32 [rows]
@@ -38,7 +37,6 @@ def forward(
     rows,
     K: tl.constexpr,
     L: tl.constexpr,
-    WEIGHTED: tl.constexpr,
     BEGUN: tl.constexpr,
     CLOSED: tl.constexpr,
     RENEWED: tl.constexpr,
@@ -65,10 +63,7 @@ def forward(
     for step in range(steps):
         following = tl.load(weights + tl.minimum(step + 1, steps - 1) * rows + row)
         off = value - weight
-        if WEIGHTED:
-            costs = before + off * off * tl.load(aims + step)
-        else:
-            costs = before + off * off
+        costs = before + off * off
         # The bits that leave replace the lowest of a cost, and the minimum brings them along.
         marked = (costs.to(tl.int32, bitcast=True) & -TURNS) | left
         best = tl.min(marked.to(tl.float32, bitcast=True), 0)
@@ -109,7 +104,6 @@ def best_path(
     weights: Tensor,
     table: Tensor,
     bits: int,
-    importance: Tensor | None = None,
     start: Tensor | None = None,
     end: Tensor | None = None,
 ) -> Tensor:
@@ -123,7 +117,6 @@ def best_path(
     with current(device):
         forward[(rows,)](
             aligned(weights),
-            by_turns if importance is None else aligned(importance.float()),
             by_turns,
             ends if start is None else aligned(start.int()),
             ends if end is None else aligned(end.int()),
@@ -133,7 +126,6 @@ def best_path(
             rows,
             K=bits,
             L=window,
-            WEIGHTED=importance is not None,
             BEGUN=start is not None,
             CLOSED=end is not None,
             RENEWED=RENEWED,

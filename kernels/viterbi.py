@@ -15,12 +15,11 @@ def best_path(
     weights: Tensor,
     table: Tensor,
     bits: int,
-    importance: Tensor | None = None,
     start: Tensor | None = None,
     end: Tensor | None = None,
 ) -> Tensor:
     """See ``dispatch.best_path``."""
-    return _Trellis(table, bits).path(weights, importance, start, end)
+    return _Trellis(table, bits).path(weights, start, end)
 
 
 class _Trellis:
@@ -41,18 +40,9 @@ class _Trellis:
         self.per_byte = 8 // bits if bits in (1, 2, 4) else 2 if bits == 3 else 1
         self.marks = torch.arange(self.turns, dtype=torch.int32, device=table.device)[:, None]
 
-    def path(
-        self,
-        weights: Tensor,
-        importance: Tensor | None,
-        start: Tensor | None,
-        end: Tensor | None,
-    ) -> Tensor:
+    def path(self, weights: Tensor, start: Tensor | None, end: Tensor | None) -> Tensor:
         steps, rows = weights.shape
-        aims = [1.0] * steps if importance is None else importance.tolist()
-        slopes = (-2 * weights if importance is None else -2 * weights * importance[:, None])[
-            ..., None
-        ]
+        slopes = (-2 * weights)[..., None]
         kept = (steps, rows, self.branches // self.per_byte)
         back = torch.empty(kept, dtype=torch.uint8, device=weights.device)
         best = weights.new_zeros(rows, self.branches)
@@ -62,7 +52,7 @@ class _Trellis:
                 best = self._cheapest(costs, back[step])
             # the squared distance but for what all states have in common
             came = costs.view(rows, *self.squares.shape)
-            torch.add(best.view(rows, self.turns, 1, -1), self.squares, alpha=aims[step], out=came)
+            torch.add(best.view(rows, self.turns, 1, -1), self.squares, out=came)
             costs.addcmul_(slopes[step], self.values)
             if start is not None and step == 0:
                 costs.masked_fill_(self.states >> self.bits != start[:, None], IMPOSSIBLE)

@@ -63,6 +63,11 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         help="let codes change too: for long runs at few bits; takes 12 bytes per weight",
     )
     parser.add_argument(
+        "--keep-codebooks",
+        action="store_true",
+        help="leave codebooks as they are, such as the shipped ones",
+    )
+    parser.add_argument(
         "--keep-activations",
         action="store_true",
         help="faster, and much more memory than to compute them twice",
@@ -90,6 +95,7 @@ def run(args: argparse.Namespace) -> None:
         seconds=seconds,
         rows=args.rows,
         rate=args.rate,
+        codebooks=not args.keep_codebooks,
         code_rate=CODE_RATE if args.move_codes else 0.0,
         seed=args.seed,
     )

@@ -69,7 +69,8 @@ class BeamSearch:
 
     def codes(self, unit: Tensor, aim: Aim | None) -> Tensor:
         if aim is not None:
-            return feedback.additive(unit, self.shared.values(), self.width, aim)
+            rows = feedback.attainable(unit, aim, "additive", len(self.shared.codebooks))
+            return feedback.additive(rows, self.shared.values(), self.width, aim)
         groups, values = unit.view(-1, GROUP), self.shared.values()
         codes = beam.search(groups, values, self.width)[0]
         return codes.view(len(unit), -1, len(values))

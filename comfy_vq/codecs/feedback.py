@@ -17,13 +17,11 @@ from torch import Tensor
 
 from .. import kernels
 from ..kernels import Rotation
-from . import beam, viterbi
-from .codebooks import GROUP
+from . import beam, survivors, viterbi
+from .codebooks import GROUP, gaussian_sqnr_db
 
 DAMPING = 0.01
 """Added to the diagonal, as a share of its mean: so few pictures know no direction exactly."""
-_STRETCH = 8
-_AHEAD = 16
 _CHUNK = 128
 """Columns after which what comes later is made up for, in one product."""
 
@@ -80,6 +78,30 @@ def _turned_rows(moments: Tensor, rotation: Rotation, period: int) -> Tensor:
     return kernels.rotate(beside, rotation, period).view(width, blocks, width).transpose(0, 1)
 
 
+def attainable(unit: Tensor, aim: Aim, codec: str, bits: int) -> Tensor:
+    """Rows less what lies below the noise of their codes at the output, and is not worth its bits.
+
+    At a fixed rate the least error leaves out directions whose power does not reach the noise in the
+    others (reverse water-filling, Cover and Thomas, section 10.3). With N for that noise and H for the
+    damped moments, ``x (H - N) H^-1`` does so smoothly, as a term ``N |code|^2`` beside the error would.
+    Codes that need not follow ``x`` there are free to make up for errors, and stay within their range.
+
+    Args:
+        unit: x, float32 ``[rows, columns]``, of mean square 1.
+        aim: of ``aim_at``.
+        codec, bits: what codes it; N is its noise on Gaussian weights times the geometric mean of what
+            errors in single weights cost once the others have made up for them.
+    """
+    noise = 10 ** (-gaussian_sqnr_db()[codec, bits] / 10)
+    blocks, size = aim.orders.shape
+    parts = unit.clone().view(len(unit), -1, blocks, size)
+    for block, (order, factor) in enumerate(zip(aim.orders, aim.factors, strict=True)):
+        level = noise * factor.diagonal().log().mean().mul(-2).exp()
+        rows = parts[:, :, block, order]
+        parts[:, :, block, order] = rows - level * (rows @ factor.T) @ factor
+    return parts.view(unit.shape)
+
+
 def additive(unit: Tensor, values: Tensor, width: int, aim: Aim) -> Tensor:
     """Codes of rows that (nearly) minimize the error of the output.
 
@@ -116,10 +138,7 @@ def additive(unit: Tensor, values: Tensor, width: int, aim: Aim) -> Tensor:
 
 
 def trellis(unit: Tensor, table: Tensor, bits: int, aim: Aim) -> Tensor:
-    """The same for a path through a trellis, which is found ``_STRETCH`` columns at a time.
-
-    Each stretch is the beginning of the best path through it and the ``_AHEAD`` columns after it,
-    and begins where the one before it has ended; the last closes the ring.
+    """The same for paths through a trellis, see ``survivors``.
 
     Args:
         unit: float32 ``[rows, columns]``.
@@ -130,40 +149,15 @@ def trellis(unit: Tensor, table: Tensor, bits: int, aim: Aim) -> Tensor:
     Returns:
         uint8 ``[rows, columns / 8, k]``, as ``viterbi.search`` does.
     """
-    columns, branches = unit.shape[1], len(table) >> bits
-    stretches = _stretches(aim, columns)
-    importance = torch.cat([metric.square().sum(1) for _, metric in stretches])
+    columns = unit.shape[1]
+    stretches = survivors.stretches(aim.factors.flip(0), columns)
     codes = []
-    for part in unit.split(viterbi.rows_at_once(unit.device, columns, len(table), branches)):
+    for part in unit.split(survivors.rows_at_once(table, bits)):
         targets = part.flip(1)
-        start = joint = viterbi.joint(targets.T.contiguous(), table, bits, importance)
-        chosen = []
-        for n, (factor, metric) in enumerate(stretches):
-            here = slice(n * _STRETCH, (n + 1) * _STRETCH)
-            seen = slice(here.start, here.stop + _AHEAD)
-            end = joint if seen.stop >= columns else None
-            near = targets[:, seen].T.contiguous()
-            path = kernels.best_path(near, table, bits, importance[seen], start, end)
-            path = path[:_STRETCH].T.long()
-            errors = (targets[:, here] - table[path]) @ metric
-            later = slice(here.stop, here.stop + factor.shape[1])
-            targets[:, later] -= errors @ factor
-            chosen.append(path)
-            start = path[:, -1] % branches
-        path = torch.cat(chosen, 1).flip(1)
-        codes.append(viterbi.packed(path & ((1 << bits) - 1), bits))
+        ring = viterbi.joint(targets.T.contiguous(), table, bits).long()
+        states = survivors.path(targets, table, bits, ring, stretches).T.flip(1)
+        codes.append(viterbi.packed(states & ((1 << bits) - 1), bits))
     return torch.cat(codes)
-
-
-def _stretches(aim: Aim, columns: int) -> list[tuple[Tensor, Tensor]]:
-    """For every stretch of a row, from its end: what its errors do to what follows, their metric."""
-    blocks, size = aim.orders.shape
-    found = []
-    for factor in aim.factors.flip(0).repeat(columns // (blocks * size), 1, 1):
-        for start in range(0, size, _STRETCH):
-            stop = min(size, start + _STRETCH)
-            found.append((factor[start:stop, stop:], _inverse(factor[start:stop, start:stop])))
-    return found
 
 
 def _make_up(targets: Tensor, errors: Tensor, factor: Tensor, part: slice) -> None:

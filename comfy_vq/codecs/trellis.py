@@ -62,7 +62,8 @@ class ViterbiSearch:
     def codes(self, unit: Tensor, aim: Aim | None) -> Tensor:
         values = self.shared.values().flatten()
         if aim is not None:
-            return feedback.trellis(unit, values, self.bits, aim)
+            rows = feedback.attainable(unit, aim, "trellis", self.bits)
+            return feedback.trellis(rows, values, self.bits, aim)
         return viterbi.search(unit, values, self.bits)
 
 

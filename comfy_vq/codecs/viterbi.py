@@ -28,8 +28,8 @@ _BYTES = 1 << 30
 """Memory of a card for the steps back."""
 
 
-def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = None) -> Tensor:
-    """Codes that minimize ``sum_j h_j (x_nj - table[window_nj])^2`` for each row n.
+def search(unit: Tensor, table: Tensor, bits: int) -> Tensor:
+    """Codes that minimize ``sum_j (x_nj - table[window_nj])^2`` for each row n.
 
     That is exact but for where the ring closes: the states there are those of the best path
     through the weights around it.
@@ -38,7 +38,6 @@ def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = N
         unit: x, float32 ``[rows, columns]``, columns in a multiple of 8.
         table: float32 ``[2^L]``.
         bits: k, by which the window moves.
-        importance: h, float32 ``[columns]``, non-negative; None for ones.
 
     Returns:
         uint8 ``[rows, columns / 8, k]``: the stream's bytes, see ``kernels.coded.Trellis``.
@@ -48,25 +47,20 @@ def search(unit: Tensor, table: Tensor, bits: int, importance: Tensor | None = N
     parts = max(1, -(-rows // most))
     for part in unit.split(max(1, -(-rows // parts))):  # parts of one size
         weights = part.flip(1).T.contiguous()
-        aim = None if importance is None else importance.flip(0)
-        ring = joint(weights, table, bits, aim)
-        states = kernels.best_path(weights, table, bits, aim, ring, ring).long().T.flip(1)
+        ring = joint(weights, table, bits)
+        states = kernels.best_path(weights, table, bits, ring, ring).long().T.flip(1)
         codes.append(packed(states & ((1 << bits) - 1), bits))
     return torch.cat(codes) if codes else unit.new_empty((rows, columns // 8, bits)).byte()
 
 
-def joint(weights: Tensor, table: Tensor, bits: int, importance: Tensor | None) -> Tensor:
+def joint(weights: Tensor, table: Tensor, bits: int) -> Tensor:
     """By what paths overlap with themselves where they close to a ring, ``[rows]``.
 
     That of the best path through the weights around, which are given as for ``kernels.best_path``.
     """
     around = min(_AROUND, len(weights) // 2)
-
-    def near(x: Tensor) -> Tensor:
-        return torch.cat((x[-around:], x[:around]))
-
-    aim = None if importance is None else near(importance)
-    return kernels.best_path(near(weights), table, bits, aim)[around] >> bits
+    near = torch.cat((weights[-around:], weights[:around]))
+    return kernels.best_path(near, table, bits)[around] >> bits
 
 
 def rows_at_once(device: torch.device, columns: int, states: int, branches: int) -> int:

@@ -35,9 +35,8 @@ AUTO = "auto"
 def codec_of(asked: str, effort: str, calibrated: bool = False) -> str:
     """The codec that is meant by one of ``CODECS`` or ``AUTO``.
 
-    ``trellis`` has less error at the same size, but takes a multiple of the time to find; a path's
-    errors cannot be made up for as closely as those of groups, so that under a calibration
-    ``additive`` is the better one (docs/quality.md).
+    ``trellis`` has less error at the same size, and takes a multiple of the time to find: of some three
+    without a calibration, of ten and more under one (docs/codecs.md), where it has to be asked for.
     """
     if asked != AUTO:
         return asked

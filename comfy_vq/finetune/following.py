@@ -47,7 +47,6 @@ class Follower:
 
     def __init__(self, learned: LearnedWeight, turns: int) -> None:
         self._learned = learned
-        self._search = _search(learned.weight)
         self._rows = -(-len(learned.codes) // turns)
         learned.following = True
         self.target = numbers(learned.weight)
@@ -71,7 +70,8 @@ class Follower:
         total = len(self.target)
         start = (number - 1) * self._rows % (-(-total // self._rows) * self._rows)
         part = slice(start, start + self._rows)
-        self._learned.codes[part] = self._search.codes(self.target[part], None)
+        search = _search(self._learned.weight)  # anew: codebooks may learn, too
+        self._learned.codes[part] = search.codes(self.target[part], None)
 
     def state(self) -> dict[str, Tensor]:
         """For a checkpoint; the tensors are those in use."""

@@ -125,9 +125,9 @@ def fine_tune(
             f"found {len(trajectories)} trajectory, expected at least 2: one to learn from, one to be "
             "measured by; give more prompts or seeds"
         )
-    held_out, questions = _measured(trajectories), _learned(trajectories)
+    held_out, questions = to_measure(trajectories), to_learn(trajectories)
     say(f"recorded {len(questions)} questions to learn from, {len(held_out)} to be measured by")
-    student = Student(pupil.model, pupil.sites())
+    student = Student(pupil.model, pupil.sites(), settings.codebooks)
     following = settings.code_rate > 0
     memory = str(plan_memory(student, questions, questions[0].answer.itemsize, following))
     say(memory)
@@ -143,7 +143,7 @@ def fine_tune(
             say("recording what the student asks")
             with student.learning():
                 asked = pupil.asked()
-            questions = _learned(pupil.answered(asked))
+            questions = to_learn(pupil.answered(asked))
         watch = _Watch(number, earlier, state, about, save_every, on_progress)
         training = Training(student, questions, held_out, _part(settings, number))
         if saved is not None and resumed:
@@ -210,10 +210,12 @@ def _part(settings: Settings, number: int) -> Settings:
     )
 
 
-def _measured(trajectories: Trajectories) -> list[Question]:
+def to_measure(trajectories: Trajectories) -> list[Question]:
+    """Of these, the questions that are held out."""
     found = [question for group in trajectories[::_HELD_OUT] for question in group]
     return spread(found, _MOST_MEASURED)
 
 
-def _learned(trajectories: Trajectories) -> list[Question]:
+def to_learn(trajectories: Trajectories) -> list[Question]:
+    """Of these, the questions that are not held out."""
     return [q for i, group in enumerate(trajectories) if i % _HELD_OUT for q in group]

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..codecs import Additive, VQWeight
 from ..compute import Multiply
 from ..errors import VQError
 from ..model import VQModel
 from .learned import LearnedWeight
+from .learned_set import LearnedSet
 
 Parameters = dict[str, Tensor]
 """By name; see ``Student.state``."""
@@ -44,12 +46,13 @@ class Student:
     Args:
         model: is not changed.
         sites: where the network of this model holds it; see ``learning``.
+        codebooks: whether sets of additive codes learn; tables of a trellis never do.
 
     Raises:
         VQError: a coded layer has no place in the network.
     """
 
-    def __init__(self, model: VQModel, sites: Sites) -> None:
+    def __init__(self, model: VQModel, sites: Sites, codebooks: bool = True) -> None:
         missing = sorted(model.layers.keys() - sites.coded.keys())
         if missing:
             raise VQError(
@@ -58,8 +61,12 @@ class Student:
             )
         self._model = model
         self._sites = sites
+        additive = (w.codebooks for w in model.layers.values() if w.codec == Additive.name)
+        found = {shared.name: shared for shared in additive if codebooks and shared is not None}
+        self.sets = {name: LearnedSet(shared.to(sites.device)) for name, shared in found.items()}
         self.coded = {
-            name: LearnedWeight(weight.to(sites.device)) for name, weight in model.layers.items()
+            name: LearnedWeight(weight.to(sites.device), self.sets.get(_set_of(weight)))
+            for name, weight in model.layers.items()
         }
         self._held: dict[str, nn.Parameter] = {}
         self.dense: dict[str, nn.Parameter] = {}
@@ -120,12 +127,14 @@ class Student:
         """Float32, factors of row scales first."""
         for learned in self.coded.values():
             yield learned.factors
+        for learned_set in self.sets.values():
+            yield learned_set.entries
         yield from self.dense.values()
 
     @torch.no_grad()
     def settle(self) -> None:
         """Give the network what would be stored, after the parameters have changed."""
-        for learned in self.coded.values():
+        for learned in (*self.coded.values(), *self.sets.values()):
             learned.settle()
         for key, parameter in self.dense.items():
             dtype = self._model.dense[key].dtype
@@ -134,11 +143,14 @@ class Student:
 
     def model(self) -> VQModel:
         """What is learned by now, on the CPU; of the same size as what it started from."""
-        layers = {name: learned.weight.to("cpu") for name, learned in self.coded.items()}
-        for name, weight in layers.items():
-            own = {piece: tensor.clone() for piece, tensor in weight.tensors.items()}
+        known = self._model.codebook_sets()
+        sets = {name: learned_set.finished(known) for name, learned_set in self.sets.items()}
+        layers = {}
+        for name, learned in self.coded.items():
+            begun = self._model.layers[name]
+            own = {n: t.to("cpu", copy=True) for n, t in learned.weight.tensors.items()}
             layers[name] = replace(
-                weight, tensors=own, codebooks=self._model.layers[name].codebooks
+                begun, tensors=own, codebooks=sets.get(_set_of(begun), begun.codebooks)
             )
         learned = {
             key: held.detach().to("cpu", self._model.dense[key].dtype, copy=True)
@@ -152,6 +164,8 @@ class Student:
         for name, learned in self.coded.items():
             state[f"factors.{name}"] = learned.factors.detach()
             state[f"codes.{name}"] = learned.codes
+        for name, learned_set in self.sets.items():
+            state[f"sets.{name}"] = learned_set.entries.detach()
         return state
 
     def snapshot(self) -> Parameters:
@@ -168,6 +182,11 @@ class Student:
     def _place(self, key: str) -> nn.Parameter | None:
         module, name = self._sites.dense[key]
         return module._parameters[name]
+
+
+def _set_of(weight: VQWeight) -> str:
+    """Name of the set that a weight refers to; empty where there is none."""
+    return "" if weight.codebooks is None else weight.codebooks.name
 
 
 def _forward(

@@ -37,6 +37,7 @@ class Settings:
         seconds: of learning and evaluating; None for no limit.
         rows: of questions, in each iteration.
         rate: of learning, relative to the size of each tensor.
+        codebooks: whether codebooks of additive codes learn.
         code_rate: how far a target of codes moves in a step, in units of the row scale; 0 leaves
             codes as they are.
         turns: steps after which every row's codes have been looked at once.
@@ -49,6 +50,7 @@ class Settings:
     seconds: float | None = None
     rows: int = 8
     rate: float = 3e-3
+    codebooks: bool = True
     code_rate: float = 0.0
     turns: int = 30
     evaluations: int = 10
@@ -194,10 +196,10 @@ class Training:
             group["lr"] = group["base"] * rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        student.settle()
         with torch.no_grad():
             for follower in self.followers.values():
                 follower.step(history.steps, self.settings.code_rate * rate)
-        student.settle()
         history.since += 1
         if self._scaled and history.since >= _GROWTH:
             history.since, history.scale = 0, min(_LARGEST_SCALE, 2 * history.scale)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from comfy_vq import codecs, kernels
-from comfy_vq.codecs import feedback
+from comfy_vq.codecs import beam, feedback
+from comfy_vq.codecs.codebooks import gaussian_sqnr_db
 from comfy_vq.codecs.scales import weighted
 from comfy_vq.codecs.weight import to_matrix
 from comfy_vq.errors import VQError
@@ -59,10 +60,49 @@ def test_under_uncorrelated_inputs_nothing_is_fed_back(codec):
 
 
 def test_additive_codes_under_uncorrelated_inputs_are_the_plain_ones():
-    w = weight(48, 128)
-    fed = encode(w, "additive", moments=torch.eye(128)[None])
-    same = fed.tensors["codes"] == encode(w, "additive").tensors["codes"]
-    assert same.float().mean() > 0.999  # but for ties, since sums are rounded another way
+    shared, rows = codecs.shipped_set(3), weight(48, 128) * 8
+    aim = feedback.aim_at(torch.eye(128)[None], None, 128, backwards=False)
+    codes = feedback.additive(rows, shared.values(), 2, aim)
+    plain = beam.search(rows.view(-1, 8), shared.values(), 2)[0].view(codes.shape)
+    same = (codes == plain).float().mean()
+    assert same > 0.999  # but for ties, since sums are rounded another way
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_paths_are_better_than_groups_with_feedback_as_they_are_without(bits):
+    w, seen, other = weight(32, 320), inputs(2000, 320), inputs(500, 320, seed=5)
+    found = {
+        codec: codecs.encode(w, bits, codec, unbiased=True, moments=moments(seen))
+        for codec in CODECS
+    }
+    db = {codec: output_db(w, coded, other) for codec, coded in found.items()}
+    assert db["trellis"] > db["additive"] + 0.2
+
+
+@pytest.mark.parametrize("backwards", [True, False])
+def test_what_is_attainable_is_the_row_where_inputs_are_strong_and_nothing_where_there_are_none(
+    backwards,
+):
+    """In a basis of its own, so that single directions are seen."""
+    basis = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(3)))[0]
+    powers = torch.cat((torch.full((16,), 4.0), torch.zeros(48)))
+    h = (basis * powers) @ basis.T
+    aim = feedback.aim_at(h[None], None, 64, backwards=backwards)
+    rows = weight(8, 64) * 8
+    share = (feedback.attainable(rows, aim, "additive", 3) @ basis) / (rows @ basis)
+    # damped powers are p + 0.01, their geometric mean times the codes' noise is N
+    level = (4.01**16 * 0.01**48) ** (1 / 64) * 10 ** (-gaussian_sqnr_db()["additive", 3] / 10)
+    expected = (1 - level / (powers + 0.01)).expand(8, -1)
+    torch.testing.assert_close(share, expected, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_leaving_out_what_no_bits_are_left_for_brings_the_output_nearer(codec, monkeypatch):
+    w, seen, other = weight(48, 128), inputs(2000, 128), inputs(500, 128, seed=5)
+    left_out = codecs.encode(w, 2, codec, "fast", unbiased=True, moments=moments(seen))
+    monkeypatch.setattr(feedback, "attainable", lambda unit, *_: unit)
+    kept = codecs.encode(w, 2, codec, "fast", unbiased=True, moments=moments(seen))
+    assert output_db(w, left_out, other) > output_db(w, kept, other) + 0.3
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -98,6 +138,19 @@ def test_rows_are_coded_alike_whatever_else_is_coded_with_them(codec):
     whole, part = encode(w, codec, moments=h), encode(w[:8], codec, moments=h)
     same = (whole.tensors["codes"][:8] == part.tensors["codes"]).float().mean()
     assert same > 0.99
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_number_of_threads_does_not_show(codec):
+    w, h, before = weight(40, 128), moments(inputs(500, 128)), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(encode(w, codec, moments=h).tensors["codes"])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
 
 
 def test_moments_are_rotated_as_columns_are():

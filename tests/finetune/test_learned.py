@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from comfy_vq import codecs, kernels
+from comfy_vq.codecs.weight import from_matrix
 from comfy_vq.finetune.following import Follower, numbers
 from comfy_vq.finetune.learned import LearnedWeight
+from comfy_vq.finetune.learned_set import LearnedSet
 
 CODED = [("additive", 3), ("trellis", 2), ("int8", 8)]
 
@@ -91,6 +93,57 @@ def test_scales_are_what_would_be_stored():
     learned.settle()
     assert learned.scales.dtype == torch.float16
     assert torch.equal(learned.scales, (before.float() * 1.5).half())
+
+
+def test_entries_get_the_gradients_of_all_layers_that_share_them():
+    weights = [coded("additive", 3), coded("additive", 3, (8, 16, 3, 3))]
+    shared = weights[0].codebooks
+    assert shared is not None
+    learned_set = LearnedSet(shared)
+    for weight in weights:
+        x = torch.randn(5, *((128,) if len(weight.shape) == 2 else (16, 6, 6)))
+        multiply = F.linear if len(weight.shape) == 2 else F.conv2d
+        with LearnedWeight(weight, learned_set).dense(torch.float32) as dense:
+            multiply(x, dense).square().sum().backward()
+
+        entries = shared.codebooks.float().requires_grad_(True)
+        chosen = sum(entries[m][weight.tensors["codes"][..., m].long()] for m in range(3))
+        values = shared.step * (chosen - shared.offset).flatten(1)
+        scales = weight.tensors["scales"].float()
+        again = from_matrix(plain(weight, scales, values), weight.shape)
+        multiply(x, again).square().sum().backward()
+        torch.testing.assert_close(learned_set.entries.grad, entries.grad, rtol=1e-3, atol=1e-2)
+        learned_set.entries.grad = None
+
+
+def test_entries_are_what_would_be_stored_and_their_sums_stay_bytes():
+    weight = coded("additive", 2)
+    assert weight.codebooks is not None
+    learned_set = LearnedSet(weight.codebooks)
+    learned, before = LearnedWeight(weight, learned_set), weight.codebooks.codebooks.clone()
+    with torch.no_grad():
+        learned_set.entries.add_(0.4)
+        learned_set.settle()
+    assert torch.equal(learned.weight.decode(), weight.decode())
+    with torch.no_grad():
+        learned_set.entries.add_(200 * torch.randn_like(learned_set.entries))
+        learned_set.settle()
+        with learned.dense(torch.float32) as dense:
+            assert torch.equal(dense, learned.weight.decode())
+    assert not torch.equal(learned.weight.decode(), weight.decode())
+    assert int(learned_set.stored.codebooks.amax((1, 2)).sum()) <= 255
+    assert torch.equal(weight.codebooks.codebooks, before)
+
+
+def test_a_shipped_set_that_has_changed_gets_a_name_that_is_free():
+    shared = coded("additive", 2).codebooks
+    assert shared is not None
+    learned_set, known = LearnedSet(shared), {shared.name, f"tuned.{shared.name}"}
+    assert learned_set.finished(known).name == shared.name
+    with torch.no_grad():
+        learned_set.entries.neg_()
+        learned_set.settle()
+    assert learned_set.finished(known).name == f"tuned.tuned.{shared.name}"
 
 
 @pytest.mark.parametrize(("codec", "bits"), [("additive", 2), ("trellis", 2)])

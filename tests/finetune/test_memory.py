@@ -81,9 +81,10 @@ def test_a_plan_counts_what_is_held(following):
     plan = plan_memory(student, [question] * 3, 4, following)
     stored = sum(w.nbytes for w in model.layers.values())
     assert plan.coded == stored + sum(s.nbytes for s in model.codebook_sets().values())
-    numbers = sum(w.shape[0] for w in model.layers.values()) + sum(
-        t.numel() for t in model.dense.values()
-    )
+    sets = {w.codebooks.name: w.codebooks for w in model.layers.values() if w.codec == "additive"}
+    numbers = sum(w.shape[0] for w in model.layers.values())
+    numbers += sum(t.numel() for t in model.dense.values())
+    numbers += sum(s.codebooks.numel() for s in sets.values())
     assert plan.learning == 16 * numbers
     moving = sum(w.numel for w in model.layers.values() if w.codec != "int8")
     assert plan.following == (12 * moving if following else 0)

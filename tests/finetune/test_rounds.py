@@ -19,6 +19,7 @@ from . import toy
 
 SETTINGS = Settings(iterations=30, rows=8, rate=3e-3, evaluations=6)
 MOVING = replace(SETTINGS, code_rate=1e-2, turns=2)
+"""Everything learns."""
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,13 @@ def killed_after(iterations: int):
 
 
 def same(a: VQModel, b: VQModel) -> bool:
-    return all(torch.equal(a.dense[key], b.dense[key]) for key in a.dense) and all(
-        torch.equal(a.layers[name].tensors[piece], b.layers[name].tensors[piece])
-        for name in a.layers
-        for piece in a.layers[name].tensors
+    pieces = {(name, piece) for name, weight in a.layers.items() for piece in weight.tensors}
+    sets = a.codebook_sets()
+    return (
+        all(torch.equal(a.dense[key], b.dense[key]) for key in a.dense)
+        and all(torch.equal(a.layers[n].tensors[p], b.layers[n].tensors[p]) for n, p in pieces)
+        and sets.keys() == b.codebook_sets().keys()
+        and all(torch.equal(s.codebooks, b.codebook_sets()[n].codebooks) for n, s in sets.items())
     )
 
 
@@ -85,9 +89,31 @@ def test_scales_norms_and_biases_find_their_way_back_on_questions_never_asked(de
     assert outcome.after_db > outcome.before_db + 1
 
 
+def test_a_codebook_set_that_is_off_learns_and_tables_of_a_trellis_stay(model, dense):
+    shared = model.layers["inner"].codebooks
+    assert shared is not None
+    generator = torch.Generator().manual_seed(7)
+    off = shared.codebooks + 6 * torch.randn(shared.codebooks.shape, generator=generator)
+    bent = replace(shared, codebooks=off.clamp(0, 127).to(torch.uint8))
+    layers = {**model.layers, "inner": replace(model.layers["inner"], codebooks=bent)}
+    worse = replace(model, layers=layers)
+
+    how = replace(SETTINGS, iterations=200)
+    tuned, kept = (
+        fine_tune(toy.Pupil(worse, dense), replace(how, codebooks=codebooks)).model
+        for codebooks in (True, False)
+    )
+    assert unseen_sqnr_db(tuned, dense) > unseen_sqnr_db(kept, dense) + 0.5
+    assert kept.codebook_sets().keys() == worse.codebook_sets().keys()
+    assert tuned.codebook_sets().keys() == {"tuned.gaussian-M2", "gaussian-K2-L10"}
+    assert tuned.layers["convolution"].codebooks is model.layers["convolution"].codebooks
+
+
 def test_codes_that_move_gain_where_nothing_else_is_left_to_learn(model, dense):
-    stayed = fine_tune(toy.Pupil(model, dense), replace(SETTINGS, iterations=200))
-    moved = fine_tune(toy.Pupil(model, dense), replace(MOVING, iterations=200))
+    stayed, moved = (
+        fine_tune(toy.Pupil(model, dense), replace(how, iterations=200, codebooks=False))
+        for how in (SETTINGS, MOVING)
+    )
     for name in ("convolution", "inner"):
         before, after = (m.layers[name].tensors["codes"] for m in (model, moved.model))
         assert not torch.equal(before, after)

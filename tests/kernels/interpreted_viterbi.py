@@ -23,40 +23,37 @@ def is_a_path(states, table, bits):
     return bool((states[:-1] % branches == states[1:] >> bits).all())
 
 
-def cost(states, weights, table, importance):
-    aim = 1 if importance is None else importance[:, None]
-    return (aim * (table[states.long()] - weights).square()).sum(0)
+def cost(states, weights, table):
+    return (table[states.long()] - weights).square().sum(0)
 
 
-def assert_equally_good(bits, window, given, weighted):
+def assert_equally_good(bits, window, given):
     """A path that ends where it has to, and costs what that of eager PyTorch costs."""
     weights, table, _ = case(bits, window, 24, 3, seed=bits)
-    importance = torch.linspace(0.1, 3, 24) if weighted else None
     joint = torch.tensor([0, 5, (1 << window - bits) - 1])
     start, end = (joint if name in given else None for name in ("start", "end"))
-    found = triton_viterbi.best_path(weights, table, bits, importance, start, end)
-    expected = viterbi.best_path(weights, table, bits, importance, start, end)
+    found = triton_viterbi.best_path(weights, table, bits, start, end)
+    expected = viterbi.best_path(weights, table, bits, start, end)
     assert is_a_path(found, table, bits)
     if start is not None:
         assert torch.equal(found[0].long() >> bits, joint)
     if end is not None:
         assert torch.equal(found[-1].long() % (len(table) >> bits), joint)
-    costs = [cost(states, weights, table, importance) for states in (found, expected)]
+    costs = [cost(states, weights, table) for states in (found, expected)]
     assert torch.allclose(*costs, rtol=1e-5)
     assert (found == expected).float().mean() > 0.6  # of three rows, one may have two best paths
 
 
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("given", [(), ("start", "end")])
 @pytest.mark.parametrize("window", [10, 12])
 @pytest.mark.parametrize("bits", range(2, 6))
-def test_paths_are_those_of_eager_pytorch(bits, window, given, weighted):
-    assert_equally_good(bits, window, given, weighted)
+def test_paths_are_those_of_eager_pytorch(bits, window, given):
+    assert_equally_good(bits, window, given)
 
 
 @pytest.mark.parametrize("given", ["start", "end"])
 def test_one_end_can_be_given(given):
-    assert_equally_good(3, 10, (given,), weighted=True)
+    assert_equally_good(3, 10, (given,))
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(1, 1), (2, 3), (140, 1), (3, 33)])
@@ -65,7 +62,7 @@ def test_any_number_of_steps_and_rows(steps, rows):
     found = triton_viterbi.best_path(weights, table, bits)
     expected = viterbi.best_path(weights, table, bits)
     assert found.shape == (steps, rows) and is_a_path(found, table, bits)
-    assert torch.allclose(*(cost(s, weights, table, None) for s in (found, expected)), rtol=1e-5)
+    assert torch.allclose(*(cost(s, weights, table) for s in (found, expected)), rtol=1e-5)
 
 
 def least_cost(weights, table, bits):
@@ -82,7 +79,7 @@ def test_long_rows_keep_their_precision():
     """Costs that grew with the steps would lose the difference between close paths."""
     weights, table, bits = case(3, 10, 700, 1)
     found = triton_viterbi.best_path(weights, table, bits)
-    assert float(cost(found, weights, table, None)) == pytest.approx(
+    assert float(cost(found, weights, table)) == pytest.approx(
         least_cost(weights, table, bits), rel=1e-5
     )
 
