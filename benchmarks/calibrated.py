@@ -13,8 +13,9 @@ Each step is a command of ``python -m comfy_vq`` on the shipped model, run by on
 * again: moments of the network that was quantized by the step before, whose inputs are what later
   layers really get;
 * measured: widths by what coding a layer under its moments does to the output;
-* tuned: fine-tuned on the calibration's scenes, scales, norms and biases;
+* tuned: fine-tuned on the calibration's scenes: scales, norms, biases and codebooks;
 * codes: fine-tuned for as many iterations with codes that move;
+* path: under all second moments by the other codec, ``trellis``;
 
 and in the same run the formats of others. All are measured on captions, seeds and noise that none of them has
 seen, then in another size and by another sampler. Files are kept in ``--out``, and an interrupted run goes on.
@@ -81,6 +82,7 @@ def steps(bits: float, iterations: int) -> tuple[Step, ...]:
         Step("measured", (*additive, "--calibration", "{cal}", "--plan", "measured")),
         Step("tuned", tune),
         Step("codes", (*tune, "--move-codes")),
+        Step("path", (*quantize, "--codec", "trellis", "--calibration", "{cal}")),
     )
 
 

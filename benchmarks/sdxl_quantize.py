@@ -64,7 +64,7 @@ def main() -> None:
                     f"{label}, from {1 / factor:.1%} of the weights",
                 )
             options = ["--bits", args.bits, "--codec", codec, "--effort", effort]
-            options += ["--family", "sdxl", "--device", args.device, "--force"]
+            options += ["--family", "sdxl", "--plan", "table", "--device", args.device, "--force"]
             command = [sys.executable, "-m", "comfy_vq", "quantize", str(source), str(out)]
             print(_row(label, out, _watched(command + options), factor), flush=True)
 

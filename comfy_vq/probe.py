@@ -68,14 +68,9 @@ class BenchProbe:
         self._scale = (elements / len(self._sample) / _power(self._asked[0].noise)) ** 0.5
 
     def exchange(self, layer: str, weight: Tensor | VQWeight | None) -> None:
-        module = self._modules[layer]
-        held = module._parameters["weight"]
-        assert held is not None
         weight = self._own(layer) if weight is None else weight
         dense = weight.decode() if isinstance(weight, VQWeight) else weight
-        with torch.inference_mode(held.is_inference()):
-            changed = dense.to(device=held.device, dtype=held.dtype).view(held.shape)
-            module._parameters["weight"] = nn.Parameter(changed, requires_grad=False)
+        exchange(self._modules[layer], dense)
 
     def error(self) -> Tensor:
         change = self._change(self._first, self._asked[0])
@@ -87,6 +82,15 @@ class BenchProbe:
 
     def _change(self, bench: Bench, asked: Recording) -> Tensor:
         return bench.predict(self._model, asked) - asked.noise
+
+
+def exchange(module: nn.Module, weight: Tensor) -> None:
+    """Put a dense weight in the place of a module's own, where that is held and in its dtype."""
+    held = module._parameters["weight"]
+    assert held is not None
+    with torch.inference_mode(held.is_inference()):
+        changed = weight.to(device=held.device, dtype=held.dtype).reshape(held.shape)
+        module._parameters["weight"] = nn.Parameter(changed, requires_grad=False)
 
 
 def _power(tensor: Tensor) -> float:

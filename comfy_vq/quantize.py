@@ -17,7 +17,7 @@ from .finite import is_finite
 from .model import Source, VQModel
 from .plan import TOLERANCE, Choice, Layer, Plan, Task
 from .progress import Clock, OnProgress
-from .timestep import moments_of_time
+from .timestep import layers_of_time, moments_of_time
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,9 @@ def task_for(
         else:
             other_bits += layer.numel * itemsize
             other_numel += layer.numel
-    return Task.of(layers, other_bits, other_numel, bits, **how)
+    of_time = layers_of_time(weights)
+    grouped = () if of_time is None else of_time.names
+    return Task.of(layers, other_bits, other_numel, bits, grouped=grouped, **how)
 
 
 def plan_for(weights: WeightSource, bits: float, **how: Any) -> Plan:

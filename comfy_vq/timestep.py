@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -40,6 +41,43 @@ class Weights(Protocol):
     def read(self, key: str) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class TimeLayers:
+    """Layers that see nothing but the time step.
+
+    Attributes:
+        first, second: that make the embedding.
+        readers: of the embedding, in residual blocks.
+    """
+
+    first: str
+    second: str
+    readers: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.first, self.second, *self.readers
+
+
+def layers_of_time(weights: Weights) -> TimeLayers | None:
+    """Found by their names and shapes; None in models of another kind.
+
+    Without readers where a class or a pooled prompt goes into the embedding as well.
+    """
+    keys = set(weights.keys())
+    biased = (key.removesuffix(".bias") for key in keys if key.endswith(".bias"))
+    names = {unet_name(layer): layer for layer in biased}
+    first, second = names.get(_FIRST), names.get(_SECOND)
+    if first is None or second is None or any(key.startswith(_CONDITIONED) for key in keys):
+        return None
+    if any(key.startswith(_ADDED) for key in keys):
+        return TimeLayers(first, second, ())
+    width = weights.shape(f"{second}.weight")[0]
+    readers = (layer for name, layer in names.items() if name.endswith(_READERS))
+    fitting = (layer for layer in readers if weights.shape(f"{layer}.weight")[1] == width)
+    return TimeLayers(first, second, tuple(sorted(fitting)))
+
+
 @one_thread()
 def moments_of_time(weights: Weights) -> dict[str, Tensor]:
     """Second moments of the inputs of the layers that see nothing but the time step.
@@ -52,21 +90,16 @@ def moments_of_time(weights: Weights) -> dict[str, Tensor]:
         steps alike; layers that see the same share the tensor. Empty for models of another kind,
         without the readers where a class or a pooled prompt goes into the embedding as well.
     """
-    keys = set(weights.keys())
-    biased = (key.removesuffix(".bias") for key in keys if key.endswith(".bias"))
-    names = {unet_name(layer): layer for layer in biased}
-    first, second = names.get(_FIRST), names.get(_SECOND)
-    if first is None or second is None or any(key.startswith(_CONDITIONED) for key in keys):
+    layers = layers_of_time(weights)
+    if layers is None:
         return {}
-    seen = sinusoids(weights.shape(f"{first}.weight")[1])
-    found = {first: _moments(seen)}
-    seen = F.silu(_through(weights, first, seen))
-    found[second] = _moments(seen)
-    if not any(key.startswith(_ADDED) for key in keys):
-        seen = F.silu(_through(weights, second, seen))
-        moments = _moments(seen)
-        readers = (layer for name, layer in names.items() if name.endswith(_READERS))
-        found |= {r: moments for r in readers if weights.shape(f"{r}.weight")[1] == seen.shape[1]}
+    seen = sinusoids(weights.shape(f"{layers.first}.weight")[1])
+    found = {layers.first: _moments(seen)}
+    seen = F.silu(_through(weights, layers.first, seen))
+    found[layers.second] = _moments(seen)
+    if layers.readers:
+        seen = F.silu(_through(weights, layers.second, seen))
+        found |= dict.fromkeys(layers.readers, _moments(seen))
     return {layer: moments for layer, moments in found.items() if bool(moments.any())}
 
 

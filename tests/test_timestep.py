@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from comfy_vq import codecs
 from comfy_vq.hosts.diffusers import load_unet
-from comfy_vq.quantize import quantize
-from comfy_vq.timestep import STEPS, moments_of_time, sinusoids
+from comfy_vq.quantize import plan_for, quantize
+from comfy_vq.timestep import STEPS, layers_of_time, moments_of_time, sinusoids
 from tests.sd_model import state_dict
 from toy_weights import Weights
 
@@ -101,3 +101,14 @@ def test_a_quantized_model_tells_time_better_than_its_weights_alone_would(tensor
         assert fed < 0.5 * left
         compared += 1
     assert compared >= 3
+
+
+def test_they_are_coded_in_groups_whatever_the_codec(tensors):
+    """Under moments of so few directions a path's end has nothing that makes up for it."""
+    half = {key: tensor.half() for key, tensor in tensors.items()}
+    choices = plan_for(Weights(half), 3.0, family="generic", codec="trellis").choices
+    of_time = layers_of_time(Weights(half)).names
+    assert READER in of_time and set(of_time) == moments_of_time(Weights(half)).keys()
+    coded = {name: choice.codec for name, choice in choices.items() if choice.codec is not None}
+    assert not {name for name in of_time if coded.get(name) == "trellis"}
+    assert {codec for name, codec in coded.items() if name not in of_time} == {"trellis"}

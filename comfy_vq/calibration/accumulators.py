@@ -26,15 +26,15 @@ class Accumulators:
     def __init__(self, limit: int = LIMIT) -> None:
         self._left = limit
 
-    def zeros(self, shape: tuple[int, ...]) -> Tensor:
-        """float32 of a shape, on the CPU, which may be changed outside inference mode too."""
-        nbytes = 4 * math.prod(shape)
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """float32, or float64, of a shape, on the CPU, which may be changed outside inference mode too."""
+        nbytes = dtype.itemsize * math.prod(shape)
         with torch.inference_mode(False):
             if nbytes <= self._left:
                 self._left -= nbytes
-                return torch.zeros(shape)
+                return torch.zeros(shape, dtype=dtype)
             with tempfile.TemporaryFile(prefix="comfy-vq-moments-") as file:
-                mapped = np.memmap(file, np.float32, "w+", shape=shape)
+                mapped = np.memmap(file, f"f{dtype.itemsize}", "w+", shape=shape)
             return torch.from_numpy(mapped)
 
     def copy(self, tensor: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import VQError
-from . import calibrate, decode, demo, doctor, evaluate, finetune, info, quantize
+from . import calibrate, decode, demo, doctor, evaluate, finetune, info, quantize, reproduce
 
-COMMANDS = (quantize, calibrate, info, decode, evaluate, finetune, demo, doctor)
+COMMANDS = (quantize, calibrate, info, decode, evaluate, finetune, reproduce, demo, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -84,7 +84,7 @@ def add_codec(parser: argparse.ArgumentParser) -> None:
         "--codec",
         choices=(*CODECS, AUTO),
         default=AUTO,
-        help="how weights are coded; auto (default): additive at effort fast, else "
+        help="how weights are coded; auto (default): additive at effort fast and under a calibration, else "
         "trellis, which is better at the same size and takes longer to find",
     )
 

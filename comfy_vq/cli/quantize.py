@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     weights = checkpoint.open_dense(args.src)
     heard = None if args.calibration is None else calibration.load(args.calibration)
     how = {"exclude": args.exclude, "family": args.family}
-    how |= {"codec": codec_of(args.codec, args.effort), "effort": args.effort}
+    how |= {"codec": codec_of(args.codec, args.effort, heard is not None), "effort": args.effort}
     plan = _plan(args, weights, how, heard)
     gate = None if heard is None else _gate(args, plan.family, heard)
     print(plan.table(), flush=True)

@@ -51,7 +51,7 @@ def _search_slice(
     for visited, table in enumerate(values, 1):
         keep = beam if visited < len(values) else 1
         scores = _scores(state, table, workspace)
-        costs, picks = _smallest(scores, min(keep, scores.shape[1]))
+        costs, picks = smallest(scores, min(keep, scores.shape[1]))
         parents, chosen = picks // entries, picks % entries
         codes = codes.gather(1, parents[..., None].expand(-1, -1, codes.shape[2]))
         codes = torch.cat((codes, chosen[..., None].to(torch.uint8)), 2)
@@ -71,7 +71,7 @@ def _scores(state: Tensor, table: Tensor, workspace: Tensor) -> Tensor:
     return torch.mm(rows, right, out=scores).view(len(state), -1)
 
 
-def _smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def smallest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """``torch.topk(scores, count, largest=False)``, several times faster for wide rows on a CPU.
 
     The ``count`` smallest elements lie in the ``count`` buckets of smallest minimum, so a

@@ -4,8 +4,8 @@ Under feedback the target of a weight is moved by the errors before it, and so d
 A Viterbi search keeps one path to each state, its survivor; here that brings its latest errors along,
 and is measured by targets that they alone have moved (per-survivor processing, Raheli, Polydoros and
 Tzou 1995). Older errors are those of one path: after each stretch the oldest one that is still open is
-settled as on the best path, and survivors that left it before are given up. The last stretch, where errors can no longer be made up for and the ring has to close,
-is searched with more survivors.
+settled as on the best path, and survivors that left it before are given up. The last stretch, where
+errors can no longer be made up for and the ring has to close, is searched with more survivors.
 
 States, and the order in which they lie in memory, are those of ``kernels.viterbi``. A branch is what
 stays of a state when the next weight's bits come in.
@@ -63,8 +63,9 @@ def stretches(factors: Tensor, columns: int) -> list[Stretch]:
 
 def rows_at_once(table: Tensor, bits: int) -> int:
     """How many rows to search together."""
-    # a survivor's errors are copied as they follow it
-    return viterbi.rows_at_once(table.device, 16 * OWN, len(table), len(table) >> bits)
+    # Those of the last stretch fill a card's memory; a CPU's cache is for the many before it.
+    states = len(table) if table.device.type == "cpu" else len(table) << bits
+    return viterbi.rows_at_once(table.device, 4 * (OWN + STRETCH), states, len(table))
 
 
 def path(targets: Tensor, table: Tensor, bits: int, ring: Tensor, steps: list[Stretch]) -> Tensor:

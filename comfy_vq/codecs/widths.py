@@ -32,15 +32,15 @@ AUTO = "auto"
 """Whichever measured best for an effort."""
 
 
-def codec_of(asked: str, effort: str) -> str:
+def codec_of(asked: str, effort: str, calibrated: bool = False) -> str:
     """The codec that is meant by one of ``CODECS`` or ``AUTO``.
 
-    ``trellis`` has less error at the same size, with and without a calibration, but takes a multiple
-    of the time to find (docs/codecs.md).
+    ``trellis`` has less error at the same size, and takes a multiple of the time to find: of some three
+    without a calibration, of ten and more under one (docs/codecs.md), where it has to be asked for.
     """
     if asked != AUTO:
         return asked
-    return "additive" if effort == "fast" else "trellis"
+    return "additive" if calibrated or effort == "fast" else "trellis"
 
 
 def widths_of(codec: str) -> tuple[Width, ...]:

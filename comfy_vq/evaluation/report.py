@@ -45,7 +45,7 @@ def to_table(report: Report) -> str:
     columns = [(heading, [cell(model) for model in models]) for heading, cell in _columns(models)]
     shown = [(h, cells) for h, cells in columns if any(cell != _NONE for cell in cells)]
     rows = zip(*(cells for _, cells in shown), strict=True)
-    return _aligned([tuple(h for h, _ in shown), *rows])
+    return aligned([tuple(h for h, _ in shown), *rows])
 
 
 def to_markdown(report: Report) -> str:
@@ -112,7 +112,7 @@ def _with_margin(interval: Interval) -> str:
 def _worst(errors: Mapping[str, float]) -> str:
     worst = sorted(errors, key=lambda name: -errors[name])[:_WORST]
     rows = [(name, f"{errors[name]:.2e}", f"{decibel(errors[name]):.1f}") for name in worst]
-    return _aligned([("layer", "NMSE", "dB"), *rows])
+    return aligned([("layer", "NMSE", "dB"), *rows])
 
 
 def decibel(nmse: float) -> float:
@@ -120,7 +120,7 @@ def decibel(nmse: float) -> float:
     return 10 * math.log10(nmse) if nmse > 0 else -math.inf
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table of a heading and rows; all but the first column to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 

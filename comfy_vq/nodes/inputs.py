@@ -85,7 +85,7 @@ def codec_input() -> io.Combo.Input:
         default=AUTO,
         optional=True,
         tooltip="How weights are coded. additive: quick to find. trellis: better at the same size, takes longer to find. "
-        "auto: the better one; additive at effort fast, else trellis.",
+        "auto: the better one; additive at effort fast and under a calibration, else trellis.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
@@ -25,6 +25,7 @@ TOLERANCE = 0.02
 TINY = 4096
 """Layers of fewer weights stay dense while the target allows it: they weigh nothing and are
 slower to decode than to read."""
+_GROUPED = "additive"
 _GRID_BITS = 64  # a set's step and offset, two float32
 
 
@@ -74,6 +75,7 @@ class Task:
         codec: str = codecs.CODECS[0],
         effort: str = "balanced",
         sensitivity_db: Mapping[str, float] | None = None,
+        grouped: Collection[str] = (),
     ) -> Task:
         """A task; some of its layers may have one option alone.
 
@@ -86,12 +88,15 @@ class Task:
             codec: one of ``codecs.CODECS``; see ``codecs.widths_of``.
             effort: of the encoding, which sets may depend on.
             sensitivity_db: by layer, instead of the family's; layers that it lacks have the family's.
+            grouped: layers that are coded in groups, by ``additive``, whatever the codec.
 
         Raises:
             VQError: no layers; a bad ``bits``; an unknown family or codec; an exclude that matches no
                 layer; a target that cannot be met (UnreachableError), with the range that can.
         """
-        layers, widths = tuple(layers), codecs.widths_of(codec)
+        layers, own = tuple(layers), codecs.widths_of(codec)
+        in_groups = [width for width in codecs.widths_of(_GROUPED) if width not in own]
+        widths = (*own, *in_groups) if grouped else own
         if not layers:
             raise VQError("found no layer that can be coded, expected at least one weight matrix")
         if not (isinstance(bits, int | float) and math.isfinite(bits) and bits > 0):
@@ -104,7 +109,11 @@ class Task:
         for row, layer in enumerate(layers):
             if layer.name in known:
                 noise_per_nmse[row] = 10 ** (known[layer.name] / 10)
-        how = layers, widths, set_bits, noise_per_nmse, excluded
+        barred = np.zeros((len(layers), len(widths)), dtype=bool)
+        for row, layer in enumerate(layers):
+            wanted = codecs.widths_of(_GROUPED) if layer.name in grouped else own
+            barred[row] = [width not in wanted for width in widths]
+        how = layers, widths, barred, set_bits, noise_per_nmse, excluded
         rest = layers, other_bits, other_numel, float(bits), family, widths
         task = cls(*rest, _options(*how, keep_tiny=True), known)
         if reachable(task.options)[0] > task.budget:
@@ -163,13 +172,28 @@ class Task:
         return Choice(self.widths[option].codec, self.widths[option].bits)
 
     def allocation(self, choices: Mapping[str, Choice]) -> np.ndarray:
-        """Choices by layer as an allocation; a layer stays dense if it cannot take its choice."""
+        """Choices by layer as an allocation.
+
+        Of a codec that a layer does not take here the same width of another one; a layer stays dense where
+        there is none.
+        """
         found = np.full(len(self.layers), len(self.widths))
         for row, layer in enumerate(self.layers):
+            wanted = choices.get(layer.name)
             for option in np.flatnonzero(np.isfinite(self.options.bits[row])).tolist():
-                if self.choice(row, option) == choices.get(layer.name):
+                offered = self.choice(row, option)
+                if wanted is None or wanted.codec is None or offered.codec is None:
+                    continue
+                if offered == wanted or (
+                    offered.bits == wanted.bits and not self._takes(row, wanted)
+                ):
                     found[row] = option
         return found
+
+    def _takes(self, row: int, wanted: Choice) -> bool:
+        """Whether a layer has a choice among its options."""
+        options = np.flatnonzero(np.isfinite(self.options.bits[row])).tolist()
+        return any(self.choice(row, option) == wanted for option in options)
 
     def plan(self, chosen: np.ndarray, sqnr_db: float | None) -> Plan:
         """An allocation as a plan."""
@@ -197,6 +221,7 @@ class Task:
 def _options(
     layers: Sequence[Layer],
     widths: Widths,
+    barred: np.ndarray,
     set_bits: np.ndarray,
     sensitivity: np.ndarray,
     excluded: set[str],
@@ -211,7 +236,7 @@ def _options(
             continue
         for column, width in enumerate(widths):
             stored = _stored_bits(width.codec, width.bits, layer.shape)
-            if stored < bits[row, dense]:
+            if stored < bits[row, dense] and not barred[row, column]:
                 bits[row, column] = stored
     # Least squares shrinks a weight by its NMSE d. The shrinking adds up over layers as noise does not,
     # so what counts is the noise of a weight brought back to full length: d / (1 - d).

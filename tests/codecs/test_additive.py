@@ -165,7 +165,7 @@ def test_progress_counts_every_weight_and_may_interrupt():
 
 def test_bucketed_selection_equals_topk():
     scores = torch.randn(40, 2048, generator=torch.Generator().manual_seed(0))
-    values, indices = beam._smallest(scores, 8)
+    values, indices = beam.smallest(scores, 8)
     assert torch.equal(values.sort().values, scores.topk(8, largest=False).values)
     assert torch.equal(scores.gather(1, indices), values)
 

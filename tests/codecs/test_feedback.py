@@ -140,6 +140,19 @@ def test_rows_are_coded_alike_whatever_else_is_coded_with_them(codec):
     assert same > 0.99
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_number_of_threads_does_not_show(codec):
+    w, h, before = weight(40, 128), moments(inputs(500, 128)), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(encode(w, codec, moments=h).tensors["codes"])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
 def test_moments_are_rotated_as_columns_are():
     """Blocks cut from a wide input, each with its own part of the signs."""
     rotation, x = codecs.Rotation(64, 3), inputs(500, 256)

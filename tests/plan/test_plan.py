@@ -10,7 +10,7 @@ import pytest
 
 from comfy_vq import codecs
 from comfy_vq.errors import VQError
-from comfy_vq.plan import TOLERANCE, Layer, Plan, make_plan
+from comfy_vq.plan import TOLERANCE, Choice, Layer, Plan, Task, make_plan
 
 from . import shapes
 
@@ -69,6 +69,19 @@ def test_a_plan_for_a_trellis_meets_it_with_less_noise(model: str, bits: float) 
     assert {choice.codec for choice in additive.choices.values()} <= {"additive", "int8", None}
     if plan.sqnr_db is not None and additive.sqnr_db is not None:
         assert plan.sqnr_db > additive.sqnr_db + 0.3
+
+
+def test_layers_that_go_by_groups_do_whatever_the_codec() -> None:
+    layers = [Layer(f"l{i}", (1024, 1024), 16) for i in range(40)]
+    task = Task.of(layers, 0, 0, 3.2, "generic", codec="trellis", grouped={"l2", "l5"})
+    plan = task.solve()
+    assert abs(plan.bits - 3.2) <= TOLERANCE
+    coded = {name: choice.codec for name, choice in plan.choices.items()}
+    assert {name for name, codec in coded.items() if codec == "additive"} == {"l2", "l5"}
+    assert all(codec == "trellis" for name, codec in coded.items() if name not in {"l2", "l5"})
+    asked = {layer.name: Choice("trellis", 3) for layer in layers}
+    again = task.plan(task.allocation(asked), None)
+    assert again.choices["l2"] == Choice("additive", 3) and again.choices["l3"] == asked["l3"]
 
 
 def test_the_size_of_a_table_goes_by_the_effort() -> None:

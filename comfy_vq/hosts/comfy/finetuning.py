@@ -163,13 +163,13 @@ class ComfyPupil:
                 "the sampler never called the model's own network, expected calls to learn from; put "
                 "torch.compile after VQ Fine-tune"
             )
-        return [_prepared(question, dtype, self._dtype) for question in questions]
+        return [prepared(question, dtype, self._dtype) for question in questions]
 
     def _answered(self, question: Question) -> Question:
         teacher = self._teacher
         comfy.model_management.load_models_gpu([teacher])
         dtype = teacher.model.get_dtype_inference()
-        asked = _prepared(question, self._dtype, dtype)
+        asked = prepared(question, self._dtype, dtype)
         with torch.inference_mode():
             answer = asked.ask(teacher.model.diffusion_model, teacher.load_device)
         with torch.inference_mode(False):
@@ -210,7 +210,7 @@ def learning_allowed() -> Iterator[None]:
             comfy.model_management.in_training = before
 
 
-def _prepared(question: Question, dtype: torch.dtype, wanted: torch.dtype) -> Question:
+def prepared(question: Question, dtype: torch.dtype, wanted: torch.dtype) -> Question:
     """For a network that computes in ``wanted``, from one that computes in ``dtype``."""
     kwargs = dict(question.kwargs)
     options: dict[str, Any] = dict(kwargs.get("transformer_options") or {})

@@ -84,7 +84,7 @@ def quantize_model(
     source, excluded = ModelSource(patcher), patterns(exclude)
     memory_of = partial(sampling_bytes_of, patcher)
     planning, display = planning or Planning(), Display(node_id)
-    codec = codec_of(codec, effort)
+    codec = codec_of(codec, effort, calibration is not None)
     how = {"exclude": excluded, "codec": codec, "effort": effort}
     plan_at = partial(plan_for, source, **how)
     if planning.like is not None:
