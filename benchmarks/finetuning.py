@@ -1,8 +1,9 @@
-"""What pays to learn: a quantized form of the shipped model, tuned in four ways for as long.
+"""What pays to learn: a quantized form of the shipped model, tuned in several ways for as long.
 
     python make.py python -m pip install --no-deps -r benchmarks/requirements.txt
     python make.py python -m benchmarks.finetuning STUDENT [STUDENT ...] [--iterations 40]
                                                    [--scenes 16] [--count 8] [--ways WAY ...]
+                                                   [--rate 0.003]
 
 Row scales and dense tensors learn in each of them; in some of them codebooks, too, or codes move. All learn
 from one recording of the teacher, without what students would ask themselves, and are measured by the noise
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--scenes", type=int, default=16, help="to learn from")
     parser.add_argument("--count", type=int, default=8, help="held-out scenes to measure on")
+    parser.add_argument("--rate", type=float, default=Settings.rate)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
     files, ruler = model_files(), Ruler(args.count)
@@ -86,7 +88,7 @@ def main() -> None:
         print(before, flush=True)
         for name in args.ways:
             started = time.process_time()
-            settings = replace(WAYS[name], iterations=args.iterations)
+            settings = replace(WAYS[name], iterations=args.iterations, rate=args.rate)
             better, training = tuned(model, settings, questions, held_out)
             seconds = time.process_time() - started
             print(

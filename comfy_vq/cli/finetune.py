@@ -60,7 +60,7 @@ def add_to(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--move-codes",
         action="store_true",
-        help="let codes change too: for long runs at few bits; takes 12 bytes per weight",
+        help="let codes change too: never seen to help a real model; takes 12 bytes per weight",
     )
     parser.add_argument(
         "--keep-codebooks",

@@ -20,6 +20,9 @@ CODE_RATE = 3e-3
 """A good ``Settings.code_rate`` where codes are to move."""
 
 _WARM_UP = 5
+_NEAR_DB = 33.0
+"""Steps are of full length for a student that is no nearer than this, and in proportion to its error
+for one that is: they would add more error than is there to be learned away."""
 _LEAST_SCALE = 1e-2
 """Of a tensor's root mean square, by which its steps are measured."""
 _HALF_SCALE = 2.0**12
@@ -36,7 +39,8 @@ class Settings:
         iterations: None to learn for ``seconds``.
         seconds: of learning and evaluating; None for no limit.
         rows: of questions, in each iteration.
-        rate: of learning, relative to the size of each tensor.
+        rate: of learning, relative to the size of each tensor, for a student that is far from its
+            teacher; one that is near learns in smaller steps.
         codebooks: whether codebooks of additive codes learn.
         code_rate: how far a target of codes moves in a step, in units of the row scale; 0 leaves
             codes as they are.
@@ -172,13 +176,18 @@ class Training:
                     on_iteration(self)
         self.student.restore(self.best)
 
+    @property
+    def _pace(self) -> float:
+        """The length of steps, 0 to 1, by the relative error that learning began with."""
+        return min(1.0, 10 ** ((_NEAR_DB - self.history.points[0].sqnr_db) / 20))
+
     def _stuck(self) -> bool:
         since = len(self.history.points) - 1 - self.history.best
         return since >= self.settings.patience
 
     def _iterate(self) -> None:
         history, student = self.history, self.student
-        rate = min(1.0, (history.steps + 1) / _WARM_UP) * (1.02 - self.done)
+        rate = min(1.0, (history.steps + 1) / _WARM_UP) * (1.02 - self.done) * self._pace
         loss = 0.0
         with torch.inference_mode(False), torch.enable_grad():
             for question in self._asked():

@@ -54,7 +54,7 @@ class VQFineTune(io.ComfyNode):
                     "move_codes",
                     default=Learning.code_rate > 0,
                     optional=True,
-                    tooltip="Let codes change too: for long runs at few bits. Takes 12 bytes per weight.",
+                    tooltip="Let codes change too: never seen to help a real model. Takes 12 bytes per weight.",
                 ),
                 io.Boolean.Input(
                     "spare_activations",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from comfy_vq.finetune.questions import Question
@@ -44,3 +45,22 @@ def test_an_overflow_changes_nothing_but_the_scale():
     assert training.history.steps < 6
     assert training.history.scale < 2.0**130
     assert all(torch.isfinite(tensor).all() for tensor in training.student.state().values())
+
+
+def test_a_student_that_is_near_its_teacher_learns_in_smaller_steps():
+    dense = toy.teacher()
+    far = toy.coded(dense)
+    near = toy.coded(dense, {name: ("int8", 8) for name in toy.LAYERS})
+    questions = [q for group in toy.Pupil(far, dense).taught() for q in group]
+    steps, before_db = [], []
+    for model in (far, near):
+        student = Student(model, toy.sites(model))
+        settings = Settings(iterations=1, rate=1e-2, evaluations=0)
+        training = Training(student, questions[3:], questions[:3], settings)
+        training.run(
+            lambda t: steps.append(float(t.student.coded["inner"].factors.detach()[0] - 1))
+        )
+        before_db.append(training.history.points[0].sqnr_db)
+    assert before_db[0] < 33 < before_db[1]
+    shorter = 10 ** ((33 - before_db[1]) / 20)
+    assert abs(steps[1]) == pytest.approx(shorter * abs(steps[0]), rel=1e-2)
