@@ -133,29 +133,77 @@ def painted(server, prompt: dict, record: dict) -> bytes:
     return picture.tobytes()
 
 
-def test_calibrate_and_quantize(server, tiny_checkpoint):
-    """And quantize again from the file, at other bits, without sampling or asking the model."""
+@pytest.fixture(scope="module")
+def calibrated(server, tiny_checkpoint):
+    """The record of the workflow, which writes a calibration and a VQ file."""
     listening = {"VQCalibrate": {"steps": 2, "pictures": 1}}
     prompt = runnable(server, "calibrate_and_quantize", **listening)
-    record = server.run(prompt, seconds=900)  # each layer is coded twice and asked about
+    return prompt, server.run(prompt, seconds=900)  # each layer is coded twice and asked about
+
+
+def quantized_again(prompt: dict, **changes) -> dict:
+    """A model from the calibration that was saved, without sampling for it."""
+    unused = ("VQCalibrate", "SaveVQCalibration")
+    again = {k: {**n, "inputs": {**n["inputs"]}} for k, n in prompt.items()}
+    again = {key: node for key, node in again.items() if node["class_type"] not in unused}
+    for node in again.values():
+        if node["class_type"] == "VQQuantizeModel":
+            node["inputs"] |= {"calibration": ["load", 0], **changes}
+    loader = {"calibration_name": "ComfyUI-VQ_00001_.safetensors"}
+    return {**again, "load": {"class_type": "LoadVQCalibration", "inputs": loader}}
+
+
+def test_calibrate_and_quantize(server, calibrated):
+    prompt, record = calibrated
     report = output_of(prompt, record, "VQQuantizeModel")["text"][0]
-    assert "calibrated on 2 pictures" in report
+    assert "calibrated on 2 pictures" in report and "unchecked" not in report
     found = server.output / "vq_calibrations" / "ComfyUI-VQ_00001_.safetensors"
     assert output_of(prompt, record, "SaveVQCalibration")["text"] == [str(found)]
     assert calibration.load(found).pictures == 2
     saved = server.output / "diffusion_models" / "ComfyUI-VQ-calibrated_00001_.safetensors"
     assert checkpoint.inspect(saved).plan["calibration"]["layers"] > 0
-    for node in prompt.values():
+    stock = ("CheckpointLoaderSimple", "TestConditioning", "EmptyLatentImage")
+    stock += ("KSampler", "VAEDecode", "SaveImage")
+    loaded = {key: node for key, node in prompt.items() if node["class_type"] in stock}
+    for key, node in loaded.items():
+        if node["class_type"] == "KSampler":
+            loaded[key] = {**node, "inputs": {**node["inputs"], "model": ["vq", 0]}}
+    loaded["vq"] = {"class_type": "LoadVQCheckpoint", "inputs": {"vq_name": saved.name}}
+    assert painted(server, loaded, server.run(loaded)) == painted(server, prompt, record)
+
+
+def test_quantize_again_at_other_bits_without_asking_the_model(server, calibrated):
+    again = quantized_again(calibrated[0], bits="4.0")
+    for node in again.values():
         if node["class_type"] == "VQQuantizeModel":
-            node["inputs"] |= {"calibration": ["load", 0], "bits": "4.0"}
             for asked in ("positive", "negative", "latent"):
                 del node["inputs"][asked]
-    unused = ("VQCalibrate", "SaveVQCalibration")
-    again = {key: node for key, node in prompt.items() if node["class_type"] not in unused}
-    loader = {"class_type": "LoadVQCalibration", "inputs": {"calibration_name": found.name}}
-    record = server.run({**again, "load": loader})
-    report = output_of(again, record, "VQQuantizeModel")["text"][0]
+    report = output_of(again, server.run(again), "VQQuantizeModel")["text"][0]
     assert "calibrated on 2 pictures" in report and "unchecked" in report
+
+
+def test_interrupting_a_calibration(server, tiny_checkpoint):
+    prompt = runnable(server, "calibrate_and_quantize", VQCalibrate={"steps": 500, "pictures": 9})
+    before = set((server.output / "vq_calibrations").glob("*"))
+    assert interrupted(server, prompt) == "VQCalibrate"
+    assert set((server.output / "vq_calibrations").glob("*")) == before
+
+
+def test_interrupting_while_the_model_is_asked_about_its_layers(server, calibrated):
+    slow = quantized_again(calibrated[0], bits="3.5", effort="best")
+    assert interrupted(server, slow) == "VQQuantizeModel"
+
+
+def interrupted(server, prompt: dict) -> str:
+    """Interrupt a prompt six seconds after it has begun; the class of the node that it was in."""
+    prompt_id = server.post_prompt(prompt)
+    while server.get("/queue")["queue_running"] == []:
+        time.sleep(0.1)
+    time.sleep(6)
+    assert server.history(prompt_id) is None
+    server.interrupt()
+    (stopped,) = messages(server.wait(prompt_id, 30), "execution_interrupted")
+    return stopped["node_type"]
 
 
 def test_a_full_checkpoint_needs_one_file(server, full_checkpoint):
@@ -246,14 +294,8 @@ def test_quality_report(server, tiny_checkpoint):
 
 
 def test_interrupting_a_quality_report(server, tiny_checkpoint):
-    prompt_id = server.post_prompt(quality_report(server, steps=500, pictures=9))
-    while server.get("/queue")["queue_running"] == []:
-        time.sleep(0.1)
-    time.sleep(3)
-    assert server.history(prompt_id) is None
-    server.interrupt()
-    (stopped,) = messages(server.wait(prompt_id, 30), "execution_interrupted")
-    assert stopped["node_type"] == "VQQualityReport"
+    prompt = quality_report(server, steps=500, pictures=9)
+    assert interrupted(server, prompt) == "VQQualityReport"
 
 
 BRIEFLY = {"steps": 2, "pictures": 2, "minutes": 0.05}
