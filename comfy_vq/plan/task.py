@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
@@ -95,8 +95,7 @@ class Task:
                 layer; a target that cannot be met (UnreachableError), with the range that can.
         """
         layers, own = tuple(layers), codecs.widths_of(codec)
-        in_groups = [width for width in codecs.widths_of(_GROUPED) if width not in own]
-        widths = (*own, *in_groups) if grouped else own
+        widths = own + _in_groups(own) if grouped else own
         if not layers:
             raise VQError("found no layer that can be coded, expected at least one weight matrix")
         if not (isinstance(bits, int | float) and math.isfinite(bits) and bits > 0):
@@ -111,8 +110,11 @@ class Task:
                 noise_per_nmse[row] = 10 ** (known[layer.name] / 10)
         barred = np.zeros((len(layers), len(widths)), dtype=bool)
         for row, layer in enumerate(layers):
-            wanted = codecs.widths_of(_GROUPED) if layer.name in grouped else own
-            barred[row] = [width not in wanted for width in widths]
+            other = codec if layer.name in grouped and codec != _GROUPED else None
+            barred[row] = [
+                width.codec == other if layer.name in grouped else width not in own
+                for width in widths
+            ]
         how = layers, widths, barred, set_bits, noise_per_nmse, excluded
         rest = layers, other_bits, other_numel, float(bits), family, widths
         task = cls(*rest, _options(*how, keep_tiny=True), known)
@@ -216,6 +218,17 @@ class Task:
         kept = sum(lay.numel * lay.itemsize_bits for lay in self.layers if lay.name in excluded)
         share = (kept + self.other_bits) / self.numel
         return f" ({share:.2f} of them excluded or never coded)"
+
+
+def _in_groups(own: Widths) -> Widths:
+    """Those of the codec that goes by groups which are not among a codec's own.
+
+    What goes by groups does so under moments, where it has less error than these are known for. So they
+    pass for as good as the codec's own of as many bits, and layers get as many as they would by it.
+    """
+    decibels = {width.bits: width.sqnr_db for width in own}
+    others = (width for width in codecs.widths_of(_GROUPED) if width not in own)
+    return tuple(replace(w, sqnr_db=decibels.get(w.bits, w.sqnr_db)) for w in others)
 
 
 def _options(
