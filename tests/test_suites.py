@@ -97,6 +97,15 @@ time.sleep(60)
 """
 
 
+@pytest.fixture
+def interruptible():
+    """Processes started in the background of a script ignore SIGINT, and so would their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_lets_each_clean_up_and_leaves_none(tmp_path, number):
