@@ -29,7 +29,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +38,7 @@ import torch
 from comfy_vq import calibration, checkpoint
 from comfy_vq.demo import task
 from comfy_vq.demo.model_files import model_files
+from comfy_vq.demo.run import choose_bench
 from comfy_vq.errors import VQError
 from comfy_vq.evaluation.bench import Bench
 from comfy_vq.evaluation.figures import noise_figures
@@ -186,9 +187,6 @@ def rivals(folder: Path) -> list[Named]:
     return made
 
 
-Shown = Callable[[Sequence[str]], Bench]
-
-
 def elsewhere(count: int) -> dict[str, Bench]:
     """Other ways to sample the held-out scenes than the calibration has heard."""
     from comfy_vq.demo.with_comfyui import asked
@@ -247,8 +245,6 @@ def main() -> None:
             if told is not None:
                 print(f"    {told}", flush=True)
     files, shown = model_files(), task.subjects(args.count)
-    from comfy_vq.demo.run import choose_bench
-
     bench = choose_bench("comfyui", files, shown)
     reference = Named("dense", files.unet, bench.size(files.unet))
     candidates = [one for several in made.values() for one in several]

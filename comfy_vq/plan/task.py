@@ -108,13 +108,13 @@ class Task:
         for row, layer in enumerate(layers):
             if layer.name in known:
                 noise_per_nmse[row] = 10 ** (known[layer.name] / 10)
-        barred = np.zeros((len(layers), len(widths)), dtype=bool)
-        for row, layer in enumerate(layers):
-            other = codec if layer.name in grouped and codec != _GROUPED else None
-            barred[row] = [
-                width.codec == other if layer.name in grouped else width not in own
-                for width in widths
+        by_groups = [w for w in widths if w.codec != codec or codec == _GROUPED]
+        barred = np.array(
+            [
+                [width not in (by_groups if layer.name in grouped else own) for width in widths]
+                for layer in layers
             ]
+        )
         how = layers, widths, barred, set_bits, noise_per_nmse, excluded
         rest = layers, other_bits, other_numel, float(bits), family, widths
         task = cls(*rest, _options(*how, keep_tiny=True), known)
@@ -182,20 +182,16 @@ class Task:
         found = np.full(len(self.layers), len(self.widths))
         for row, layer in enumerate(self.layers):
             wanted = choices.get(layer.name)
-            for option in np.flatnonzero(np.isfinite(self.options.bits[row])).tolist():
-                offered = self.choice(row, option)
-                if wanted is None or wanted.codec is None or offered.codec is None:
-                    continue
-                if offered == wanted or (
-                    offered.bits == wanted.bits and not self._takes(row, wanted)
-                ):
-                    found[row] = option
+            if wanted is None or wanted.codec is None:
+                continue
+            open_to = np.flatnonzero(
+                np.isfinite(self.options.bits[row, : len(self.widths)])
+            ).tolist()
+            same = [option for option in open_to if self.choice(row, option) == wanted]
+            alike = [option for option in open_to if self.widths[option].bits == wanted.bits]
+            if same or alike:
+                found[row] = (same or alike)[-1]
         return found
-
-    def _takes(self, row: int, wanted: Choice) -> bool:
-        """Whether a layer has a choice among its options."""
-        options = np.flatnonzero(np.isfinite(self.options.bits[row])).tolist()
-        return any(self.choice(row, option) == wanted for option in options)
 
     def plan(self, chosen: np.ndarray, sqnr_db: float | None) -> Plan:
         """An allocation as a plan."""

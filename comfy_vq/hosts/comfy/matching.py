@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from comfy.model_patcher import ModelPatcher
@@ -14,7 +14,7 @@ from ...finetune.rounds import Progress, fine_tune
 from ...finetune.training import Settings as Learning
 from ...protocol.ledger import Ledger
 from .calibrating import calibrate
-from .evaluation.bench import Prompt, Settings
+from .evaluation.bench import Prompt, Settings, again
 from .finetuning import ComfyPupil, learning_allowed
 from .loader import InMemory, load
 
@@ -135,5 +135,4 @@ def _tune(way: Way, plain: Path, tuned: Path, count: int, seconds: float) -> flo
 
 def _chosen(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
     """So many, each with a seed of its own."""
-    seed = prompts[0].seed
-    return [replace(prompts[i % len(prompts)], seed=seed + i) for i in range(count)]
+    return [again(prompts, i, i) for i in range(count)]

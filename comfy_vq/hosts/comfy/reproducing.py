@@ -20,7 +20,7 @@ from ...finetune.student import Sites
 from ...model import VQModel
 from ...probe import exchange
 from ...protocol.run import Result
-from .evaluation.bench import ComfyBench, Prompt, Settings
+from .evaluation.bench import ComfyBench, Prompt, Settings, again
 from .finetuning import learning_allowed, prepared
 from .loader import InMemory, load
 from .ops import CodedWeight, VQOperations
@@ -87,14 +87,14 @@ class ComfyHost:
     def sample(self, turn: int, count: int) -> None:
         self.layers()
         assert self._student is not None
-        prompts = [self._prompt(i, turn * count + i) for i in range(count)]
+        prompts = [again(self._prompts, i, turn * count + i) for i in range(count)]
         ComfyBench(prompts, self._settings, on_call=self._on_call).sample(self._student)
 
     def taught(self, first: int, count: int) -> list[Question]:
         dtype = self._teacher.model.get_dtype_inference()
         found: list[Question] = []
         for number in range(first, first + count):
-            prompt = self._prompt(number, number)
+            prompt = again(self._prompts, number, number)
             with recorded(self._teacher.model.diffusion_model) as questions:
                 ComfyBench([prompt], self._settings, on_call=self._on_call).sample(self._teacher)
             found += _sharing([prepared(question, dtype, dtype) for question in questions])
@@ -138,10 +138,6 @@ class ComfyHost:
             )
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
         return patcher
-
-    def _prompt(self, number: int, seed: int) -> Prompt:
-        prompt = self._prompts[number % len(self._prompts)]
-        return replace(prompt, seed=self._prompts[0].seed + seed)
 
 
 def write_result(path: Path, source: ModelSource, result: Result) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class Prompt:
     positive: list[Any]
     negative: list[Any]
     seed: int
+
+
+def again(prompts: Sequence[Prompt], number: int, seed: int) -> Prompt:
+    """The prompt of a number, as often as they have to come again, so many seeds after the first one's."""
+    return replace(prompts[number % len(prompts)], seed=prompts[0].seed + seed)
 
 
 @dataclass(frozen=True, eq=False)
