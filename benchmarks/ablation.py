@@ -41,7 +41,7 @@ from comfy_vq.demo.run import choose_bench
 from comfy_vq.evaluation.report import to_table
 from comfy_vq.evaluation.run import Named, evaluate
 from comfy_vq.model import VQModel
-from comfy_vq.plan import Choice, Plan, Task, make_plan
+from comfy_vq.plan import Choice, Plan, Task
 from comfy_vq.plan.measured import measured_plan
 from comfy_vq.probe import BenchProbe
 from comfy_vq.quantize import WeightSource, plan_for
@@ -102,9 +102,8 @@ class Plans:
         measured = self._measured[bits]
         if step.codec == "additive":
             return measured
-        size = table.layers, table.other_bits, table.other_numel, bits
-        known = measured.sensitivity_db
-        return make_plan(*size, family="unet", codec=step.codec, sensitivity_db=known)
+        how = {"family": "unet", "sensitivity_db": measured.sensitivity_db}
+        return plan_for(self._weights, bits, codec=step.codec, **how)
 
     def _measure(self, table: Plan, bits: float) -> Plan:
         shown = task.subjects(sum(_PROBED), held_out=False)
