@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,7 @@ class Environment:
 
     def _pip_install(self, requirements: tuple[str, ...]) -> None:
         command = [self.python, "-m", "pip", "install", "--disable-pip-version-check"]
+        command.append("--no-compile")  # which Python does for what it imports, a small part of it
         done = subprocess.run(
             [*command, *requirements],
             check=False,
@@ -169,12 +171,11 @@ def test(arguments: list[str], markers: str = "not slow", at_once: int = 0) -> S
     """
     hosts, left_out = choose(find_all())
     own = own_environment()
-    own.ensure()
+    environments = {version: host_environment(path) for version, path in hosts.items()}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # pip unpacks with one core
+        list(pool.map(Environment.ensure, (own, *environments.values())))
     if not hosts and not left_out:  # the folder of host tests skips itself, loudly
         return run_suites([own.suite("tests", "-m", markers, *arguments, **{VARIABLE: "none"})], 1)
-    environments = {version: host_environment(path) for version, path in hosts.items()}
-    for environment in environments.values():
-        environment.ensure()
     count = 1 + len(hosts)
     at_once = min(count, at_once or os.cpu_count() or 1)
     shared = _shared_between(at_once)

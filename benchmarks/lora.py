@@ -75,7 +75,7 @@ def adapters_table(args: argparse.Namespace) -> tuple[str, int]:
 
     from comfy_vq.checkpoint import open_dense
     from comfy_vq.demo.model_files import model_files
-    from comfy_vq.hosts.comfy.loader import InMemory, load
+    from comfy_vq.hosts.comfy.model.loader import InMemory, load
     from comfy_vq.quantize import quantize
 
     vq = quantize(open_dense(model_files().unet), 3.0, effort="fast")
@@ -107,7 +107,7 @@ def adapters_table(args: argparse.Namespace) -> tuple[str, int]:
 
 def cost_table(args: argparse.Namespace) -> tuple[str, int]:
     from benchmarks.random_vq import random_sdxl
-    from comfy_vq.hosts.comfy.loader import InMemory, load
+    from comfy_vq.hosts.comfy.model.loader import InMemory, load
     from comfy_vq.lowrank import Beside
 
     empty = memory()["VmRSS"]

@@ -76,8 +76,8 @@ def _in_comfyui(
     boot(path)
     import comfy.ops
 
-    from comfy_vq.hosts.comfy.layout import pending, settled
-    from comfy_vq.hosts.comfy.ops import VQOperations
+    from comfy_vq.hosts.comfy.model.layout import pending, settled
+    from comfy_vq.hosts.comfy.model.ops import VQOperations
 
     def block(operations: type, weight: Any, ahead: Ahead | None = None) -> Call:
         made = []

@@ -64,7 +64,7 @@ def _measure(path: Path) -> dict[str, float | bool]:
     import nodes
     import torch
 
-    from comfy_vq.hosts.comfy.loader import load_file
+    from comfy_vq.hosts.comfy.model.loader import load_file
 
     empty = memory()
     with torch.inference_mode():

@@ -123,8 +123,8 @@ def _load(path: Path, compute: str, dtype: torch.dtype) -> Any:
     """A MODEL that computes in ``dtype`` whatever the host would choose; dense weights are held in it."""
     import comfy.sd
 
-    from comfy_vq.hosts.comfy.compute_mode import compute_as
-    from comfy_vq.hosts.comfy.loader import load_file
+    from comfy_vq.hosts.comfy.model.compute_mode import compute_as
+    from comfy_vq.hosts.comfy.model.loader import load_file
 
     if checkpoint.is_vq(path):
         patcher = compute_as(load_file(str(path)), compute)
@@ -137,7 +137,7 @@ def _load(path: Path, compute: str, dtype: torch.dtype) -> Any:
 
 def _int8_layers(patcher: Any) -> int:
     """How many layers computed in int8 in the last sampling."""
-    from comfy_vq.hosts.comfy.compute_mode import mode_of
+    from comfy_vq.hosts.comfy.model.compute_mode import mode_of
 
     mode = mode_of(patcher.model)
     return 0 if mode is None else sum(choice.int8 for choice in mode.choices)

@@ -63,8 +63,8 @@ def sizes() -> None:
     import torch
 
     from comfy_vq.budget import coded_bytes
-    from comfy_vq.hosts.comfy.clip_quantizing import plan_of
-    from comfy_vq.hosts.comfy.clip_source import EncoderSource
+    from comfy_vq.hosts.comfy.clip.quantizing import plan_of
+    from comfy_vq.hosts.comfy.clip.source import EncoderSource
 
     shown = " | ".join(f"VQ{bits:g} MB" for bits in BITS)
     print(f"| text encoders | M weights | in tables | fp16 MB | {shown} |")
@@ -90,7 +90,7 @@ def quality(args: argparse.Namespace) -> None:
     import comfy.utils
     import torch
 
-    from comfy_vq.hosts.comfy.clip_quantizing import conditioning, quantize_clip
+    from comfy_vq.hosts.comfy.clip.quantizing import conditioning, quantize_clip
 
     encoders = [comfy.utils.load_torch_file(str(path), safe_load=True) for path in args.files]
     if args.random:

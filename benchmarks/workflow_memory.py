@@ -113,7 +113,7 @@ def _run(path: Path, parts: list[Path], pixels: int, steps: int) -> dict[str, di
     import comfy.utils
     import nodes
 
-    from comfy_vq.hosts.comfy.loader import load_file
+    from comfy_vq.hosts.comfy.model.loader import load_file
 
     empty = memory()["VmRSS"]
     peaks: dict[str, dict[str, Any]] = {}

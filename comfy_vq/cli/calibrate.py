@@ -135,7 +135,7 @@ def _layers(path: Path, bench: Bench, model: Any) -> tuple[dict[str, Any], dict[
         source = checkpoint.open_dense(path)
         layers = layers_of(model, {key: source.shape(key) for key in source.keys()})  # noqa: SIM118
     else:
-        from ..hosts.comfy.source import ModelSource
+        from ..hosts.comfy.model.source import ModelSource
 
         source = ModelSource(model)
         layers = source.layers()

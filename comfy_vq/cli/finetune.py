@@ -145,7 +145,7 @@ def _pupil(args: argparse.Namespace, model: VQModel) -> tuple[Pupil, Any]:
     from ..hosts.comfy.evaluation.candidates import load_candidate
     from ..hosts.comfy.evaluation.files import Sampling, asked_of
     from ..hosts.comfy.finetuning import ComfyPupil, learning_allowed
-    from ..hosts.comfy.loader import InMemory, load
+    from ..hosts.comfy.model.loader import InMemory, load
 
     if shipped:
         from ..demo import task

@@ -43,7 +43,7 @@ class Measuring:
             )
         boot(comfyui)
         from ..hosts.comfy.evaluation.candidates import load_candidate
-        from ..hosts.comfy.source import ModelSource
+        from ..hosts.comfy.model.source import ModelSource
 
         self._family = family
         self._patcher = load_candidate(args.src)

@@ -16,10 +16,11 @@ from ..codecs import codec_of
 from ..errors import VQError
 from ..estimate import estimate
 from ..hosts.locate import find_comfyui
-from ..plan import FAMILIES, Plan
+from ..plan import FAMILIES, Plan, to_table
 from ..quantize import WeightSource, plan_for, quantize
 from ..reuse import saved_plan
 from . import arguments
+from .measuring import Measuring
 from .progress import quantization_bar
 
 _AUTO, _TABLE, _MEASURED = "auto", "table", "measured"
@@ -88,9 +89,10 @@ def run(args: argparse.Namespace) -> None:
     heard = None if args.calibration is None else calibration.load(args.calibration)
     how = {"exclude": args.exclude, "family": args.family}
     how |= {"codec": codec_of(args.codec, args.effort, heard is not None), "effort": args.effort}
-    plan = _plan(args, weights, how, heard)
-    gate = None if heard is None else _gate(args, plan.family, heard)
-    print(plan.table(), flush=True)
+    plan, running = _plan(args, weights, how, heard)
+    gate = None if heard is None else _gate(args, plan.family, heard, running)
+    del running  # a whole model, which only a gate has further questions to
+    print(to_table(plan), flush=True)
     expected = estimate(plan, args.effort, args.device, _sampling_bytes(plan))
     print(f"{expected}{_unknown(plan)}", flush=True)
     arguments.check_space(args.dst, expected.file_bytes)
@@ -102,7 +104,8 @@ def _plan(
     weights: WeightSource,
     how: dict[str, Any],
     heard: calibration.Calibration | None,
-) -> Plan:
+) -> tuple[Plan, Measuring | None]:
+    """The plan, and the model running in a ComfyUI where that was asked for it."""
     plan_at = partial(plan_for, weights, **how)
     if args.plan not in (_AUTO, _TABLE, _MEASURED):
         like = {key: value for key, value in how.items() if key != "codec"}
@@ -110,18 +113,20 @@ def _plan(
     plan = plan_within(args.bits, plan_at, _sampling_bytes)
     best = args.plan == _AUTO and args.effort == "best" and find_comfyui() is not None
     if args.plan != _MEASURED and not best:
-        return plan
-    from .measuring import Measuring
+        return plan, None
+    running = Measuring(args, plan.family, "--plan measured")
+    return running.plan(weights, plan, how, heard), running
 
-    return Measuring(args, plan.family, "--plan measured").plan(weights, plan, how, heard)
 
-
-def _gate(args: argparse.Namespace, family: str, heard: calibration.Calibration) -> Gate:
+def _gate(
+    args: argparse.Namespace,
+    family: str,
+    heard: calibration.Calibration,
+    running: Measuring | None,
+) -> Gate:
     if not args.gated:
         return Gate(heard)
-    from .measuring import Measuring
-
-    return Gate(heard, Measuring(args, family, "--gated").probe)
+    return Gate(heard, (running or Measuring(args, family, "--gated")).probe)
 
 
 def _sampling_bytes(plan: Plan) -> int:

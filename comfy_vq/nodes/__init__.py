@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..hosts.comfy import folders
+from ..hosts.comfy.files import folders
 from . import (
     calibrate,
     finetune,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .. import calibration
-from ..hosts.comfy import folders
+from ..hosts.comfy.files import folders
 from .inputs import CALIBRATION
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hosts.comfy import folders
-from ..hosts.comfy.compute_mode import compute_as
-from ..hosts.comfy.loader import keep_decoded, load_file
+from ..hosts.comfy.files import folders
+from ..hosts.comfy.model.compute_mode import compute_as
+from ..hosts.comfy.model.loader import keep_decoded, load_file
 from .inputs import compute_input, spare_memory_input
 
 

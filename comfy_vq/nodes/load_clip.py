@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hosts.comfy import folders
-from ..hosts.comfy.text_encoders import load_clip_file
+from ..hosts.comfy.clip.encoders import load_clip_file
+from ..hosts.comfy.files import folders
 
 
 class LoadVQCLIP(io.ComfyNode):

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..hosts.comfy import folders
-from ..hosts.comfy.compute_mode import compute_as
-from ..hosts.comfy.full_checkpoint import load_full
-from ..hosts.comfy.loader import keep_decoded
+from ..hosts.comfy.files import folders
+from ..hosts.comfy.files.full_checkpoint import load_full
+from ..hosts.comfy.model.compute_mode import compute_as
+from ..hosts.comfy.model.loader import keep_decoded
 from .inputs import compute_input, spare_memory_input
 
 

@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 from ..budget import parse_bits
 from ..codecs import AUTO
 from ..hosts.comfy.cache import host_cache
-from ..hosts.comfy.clip_quantizing import quantize_clip
+from ..hosts.comfy.clip.quantizing import quantize_clip
 from .inputs import bits_are_valid, codec_input, quantizing_inputs
 
 

@@ -4,8 +4,8 @@ from comfy_api.latest import io, ui
 
 from ..budget import parse_bits
 from ..codecs import AUTO
-from ..hosts.comfy import folders
 from ..hosts.comfy.cache import host_cache
+from ..hosts.comfy.files import folders
 from ..hosts.comfy.quantizing import PLANS, Planning, quantize_model
 from ..hosts.modes import COMPUTE
 from .inputs import CALIBRATION, bits_are_valid, codec_input, quantizing_inputs, spare_memory_input

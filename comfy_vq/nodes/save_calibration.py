@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..hosts.comfy import folders
-from ..hosts.comfy.saving import save_calibration
+from ..hosts.comfy.files import folders
+from ..hosts.comfy.files.saving import save_calibration
 from .inputs import CALIBRATION
 
 

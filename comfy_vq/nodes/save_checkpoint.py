@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..hosts.comfy.saving import save_model
+from ..hosts.comfy.files.saving import save_model
 
 
 class SaveVQCheckpoint(io.ComfyNode):

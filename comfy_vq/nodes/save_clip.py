@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ..hosts.comfy.saving import save_clip
+from ..hosts.comfy.files.saving import save_clip
 
 
 class SaveVQCLIP(io.ComfyNode):

@@ -2,12 +2,13 @@
 
 >>> from comfy_vq import plan
 >>> chosen = plan.make_plan(layers, other_bits, other_numel, bits=3.0)
->>> print(chosen.table())
+>>> print(plan.to_table(chosen))
 """
 
 from .families import detect_family
 from .layers import Choice, Layer
 from .plan import Plan
+from .report import to_table
 from .sensitivity import FAMILIES
 from .task import TOLERANCE, Task, UnreachableError, make_plan
 
@@ -21,4 +22,5 @@ __all__ = [
     "UnreachableError",
     "detect_family",
     "make_plan",
+    "to_table",
 ]

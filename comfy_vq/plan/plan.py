@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import report
 from .layers import Choice, Layer
 
 
@@ -38,10 +37,6 @@ class Plan:
     family: str
     sqnr_db: float | None
     sensitivity_db: Mapping[str, float] = field(default_factory=dict)
-
-    def table(self) -> str:
-        """The plan as text: a line per role of layers, then totals."""
-        return report.table(self)
 
     def summary(self) -> dict[str, Any]:
         """A few JSON values for a file's header."""

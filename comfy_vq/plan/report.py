@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
 
 from .layers import Layer
-
-if TYPE_CHECKING:
-    from .plan import Plan
+from .plan import Plan
 
 _NUMBERED = re.compile(r"\b(\w*blocks?|(?:double_|single_)?layers)\.\d+")
 _HEADER = ("layers like", "layers", "M weights", "share", "widths")
 
 
-def table(plan: Plan) -> str:
+def to_table(plan: Plan) -> str:
     """A line per role of layers, most weights first, then what is never coded and the total.
 
     ``widths`` says how many layers of the role took which width, ``d`` being dense.

@@ -8,9 +8,9 @@ from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor
 
 from comfy_vq import codecs
-from comfy_vq.hosts.comfy.compute_mode import ComputeMode
-from comfy_vq.hosts.comfy.layout import decode, pending, settled
-from comfy_vq.hosts.comfy.ops import VQOperations
+from comfy_vq.hosts.comfy.model.compute_mode import ComputeMode
+from comfy_vq.hosts.comfy.model.layout import decode, pending, settled
+from comfy_vq.hosts.comfy.model.ops import VQOperations
 from comfy_vq.kernels import Rotation
 
 CPU = torch.device("cpu")

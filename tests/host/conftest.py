@@ -123,6 +123,15 @@ def server(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
+def tiny_checkpoint(server: ComfyServer) -> str:
+    """Name of a full checkpoint but for the text encoder, which the server's loaders list."""
+    from host.shipped_workflows import CHECKPOINT, write_tiny_checkpoint
+
+    write_tiny_checkpoint(server)
+    return CHECKPOINT
+
+
+@pytest.fixture(scope="session")
 def run_python() -> Callable[..., str]:
     """``run_python(code, *arguments)``: what it printed, after a check that it ended well."""
 

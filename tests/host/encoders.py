@@ -18,7 +18,7 @@ from comfy.sd import CLIPType
 from torch import Tensor
 
 from comfy_vq import codecs
-from comfy_vq.hosts.comfy.clip_types import about
+from comfy_vq.hosts.comfy.clip.types import about
 from comfy_vq.model import Component, Source, VQModel
 from host.families import random_weight
 

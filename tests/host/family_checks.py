@@ -13,10 +13,10 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from comfy_vq import checkpoint
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.loader import InMemory, load, load_file, origin_of
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, load_file, origin_of
+from comfy_vq.hosts.comfy.model.source import HeldWeight, ModelSource, held_weights
 from comfy_vq.hosts.comfy.quantizing import quantize_model
-from comfy_vq.hosts.comfy.source import HeldWeight, ModelSource, held_weights
 from comfy_vq.model import VQModel
 from comfy_vq.plan import detect_family
 from comfy_vq.quantize import WeightSource

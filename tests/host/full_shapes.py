@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from comfy_vq import codecs
-from comfy_vq.hosts.comfy.layout import is_coded, pending, settled
-from comfy_vq.hosts.comfy.loader import InMemory, load
-from comfy_vq.hosts.comfy.ops import CodedWeight, VQOperations
-from comfy_vq.hosts.comfy.source import held_weights
+from comfy_vq.hosts.comfy.model.layout import is_coded, pending, settled
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.ops import CodedWeight, VQOperations
+from comfy_vq.hosts.comfy.model.source import held_weights
 from comfy_vq.model import Source, VQModel
 from comfy_vq.plan import Layer, make_plan
 from host.families import ALL_FAMILIES, Family, beside_weights, random_weight

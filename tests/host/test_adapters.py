@@ -7,8 +7,8 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 
 from benchmarks.adapters import BESIDE, FOR_CONVOLUTIONS, KINDS, adapter
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
 from host.families import random_vq_model
 from host.sampling import load_dense, predict, relative_l2, sample
 

@@ -7,8 +7,8 @@ import torch
 from comfy.model_management import InterruptProcessingException, interrupt_current_processing
 
 from comfy_vq import ahead
-from comfy_vq.hosts.comfy.loader import InMemory, keep_decoded, load
-from comfy_vq.hosts.comfy.ops import CodedWeight, VQOperations
+from comfy_vq.hosts.comfy.model.loader import InMemory, keep_decoded, load
+from comfy_vq.hosts.comfy.model.ops import CodedWeight, VQOperations
 from comfy_vq.kernels import scratch
 from host.families import FAMILIES, random_vq_model
 from host.loras import low_rank_lora

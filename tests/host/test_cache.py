@@ -14,9 +14,9 @@ from comfy_vq import checkpoint, codecs
 from comfy_vq.cache import Cache
 from comfy_vq.hosts.comfy import encoding
 from comfy_vq.hosts.comfy.cache import host_cache
-from comfy_vq.hosts.comfy.loader import origin_of
+from comfy_vq.hosts.comfy.files.saving import save_model
+from comfy_vq.hosts.comfy.model.loader import origin_of
 from comfy_vq.hosts.comfy.quantizing import quantize_model
-from comfy_vq.hosts.comfy.saving import save_model
 from host.families import tiny_state_dict
 from host.loras import low_rank_lora
 from host.sampling import load_dense, sample

@@ -16,10 +16,10 @@ from comfy_vq.cache import Cache
 from comfy_vq.calibration import Calibration
 from comfy_vq.calibration.gate import describe
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy import folders
-from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
+from comfy_vq.hosts.comfy.files import folders
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, origin_of
+from comfy_vq.hosts.comfy.model.source import ModelSource
 from comfy_vq.hosts.comfy.quantizing import Planning, quantize_model
-from comfy_vq.hosts.comfy.source import ModelSource
 from comfy_vq.nodes.calibrate import VQCalibrate
 from comfy_vq.nodes.load_calibration import LoadVQCalibration
 from comfy_vq.nodes.save_calibration import SaveVQCalibration

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy import clip_types
-from comfy_vq.hosts.comfy.clip_types import MODEL, TOKENIZER, TYPE, about, class_name
-from comfy_vq.hosts.comfy.text_encoders import refuse_unbuildable
+from comfy_vq.hosts.comfy.clip import types as clip_types
+from comfy_vq.hosts.comfy.clip.encoders import refuse_unbuildable
+from comfy_vq.hosts.comfy.clip.types import MODEL, TOKENIZER, TYPE, about, class_name
 from comfy_vq.model import Component, Source, VQModel
 
 # How the host's module makes such a model out of a class that its function takes as an argument.

@@ -7,7 +7,7 @@ import torch
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch._dynamo.utils import counters
 
-from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
 from host.families import FAMILIES, random_vq_model
 from host.loras import low_rank_lora
 from host.sampling import predict, relative_l2, sample

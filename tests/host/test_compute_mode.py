@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from comfy_vq.hosts.comfy import int8, int8_trial
+from comfy_vq.hosts.comfy.model import int8, int8_trial
 from host.coded_layers import CPU, PRECISIONS, Layers, activations, coded, exactly
 from host.sampling import relative_l2
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from benchmarks.adapters import adapter
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
-from comfy_vq.hosts.comfy.patcher import HoldsCodes
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, origin_of
+from comfy_vq.hosts.comfy.model.patcher import HoldsCodes
 from host.families import random_vq_model
 from host.loras import low_rank_lora
 from host.sampling import load_dense, relative_l2, sample

@@ -17,11 +17,11 @@ from benchmarks import families
 from comfy_vq import checkpoint
 from comfy_vq.checkpoint.dense import DenseCheckpoint
 from comfy_vq.checkpoint.header import Entry, FileHeader
-from comfy_vq.hosts.comfy.described import with_config
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.loader import load_file
-from comfy_vq.hosts.comfy.ops import CodedWeight
-from comfy_vq.hosts.comfy.source import ModelSource, held_weights
+from comfy_vq.hosts.comfy.model.described import with_config
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.loader import load_file
+from comfy_vq.hosts.comfy.model.ops import CodedWeight
+from comfy_vq.hosts.comfy.model.source import ModelSource, held_weights
 from comfy_vq.plan import FAMILIES as PLAN_FAMILIES
 from comfy_vq.plan import detect_family
 from host.families import ALL_FAMILIES, FAMILIES, beside_weights, tiny_state_dict

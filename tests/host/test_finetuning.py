@@ -14,13 +14,13 @@ import torch
 from comfy_vq.errors import VQError
 from comfy_vq.finetune.training import CODE_RATE
 from comfy_vq.finetune.training import Settings as Learning
-from comfy_vq.hosts.comfy import loader
 from comfy_vq.hosts.comfy.display import Display
 from comfy_vq.hosts.comfy.evaluation.bench import Settings
 from comfy_vq.hosts.comfy.evaluation.report import seeds_of
+from comfy_vq.hosts.comfy.files.saving import save_model
 from comfy_vq.hosts.comfy.finetuning import ComfyPupil, fine_tune_model
-from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
-from comfy_vq.hosts.comfy.saving import save_model
+from comfy_vq.hosts.comfy.model import loader
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, origin_of
 from comfy_vq.nodes.finetune import VQFineTune
 from host.families import FAMILIES, random_vq_model
 from host.loras import low_rank_lora

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 
 from comfy_vq import checkpoint
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy import folders
-from comfy_vq.hosts.comfy.clip_quantizing import quantize_clip
-from comfy_vq.hosts.comfy.full_checkpoint import load_full
-from comfy_vq.hosts.comfy.loader import InMemory, load, load_file, origin_of
-from comfy_vq.hosts.comfy.saving import save_clip, save_model
-from comfy_vq.hosts.comfy.text_encoders import load_clip_file
+from comfy_vq.hosts.comfy.clip.encoders import load_clip_file
+from comfy_vq.hosts.comfy.clip.quantizing import quantize_clip
+from comfy_vq.hosts.comfy.files import folders
+from comfy_vq.hosts.comfy.files.full_checkpoint import load_full
+from comfy_vq.hosts.comfy.files.saving import save_clip, save_model
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, load_file, origin_of
 from comfy_vq.model import VQModel
 from host.encoders import clip_lora, decoded_clip, encode, random_clip, tiny_encoders
 from host.families import random_vq_model, tiny_state_dict

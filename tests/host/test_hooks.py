@@ -7,8 +7,8 @@ import nodes
 import pytest
 import torch
 
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.loras import low_rank_lora
 from host.sampling import load_dense, relative_l2

@@ -6,9 +6,9 @@ import comfy.model_base
 import pytest
 from comfy.model_patcher import ModelPatcher, ModelPatcherDynamic
 
-from comfy_vq.hosts.comfy.loader import InMemory, load
-from comfy_vq.hosts.comfy.ops import CodedWeight
-from comfy_vq.hosts.comfy.patcher import HoldsCodes
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.ops import CodedWeight
+from comfy_vq.hosts.comfy.model.patcher import HoldsCodes
 from host.families import FAMILIES, random_vq_model
 
 HOST_CLASSES = (ModelPatcher, ModelPatcherDynamic)

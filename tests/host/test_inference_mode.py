@@ -7,7 +7,7 @@ import comfy.model_management
 import pytest
 import torch
 
-from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
 from host.families import random_vq_model
 from host.sampling import sample
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from comfy_vq.hosts.comfy import int8
-from comfy_vq.hosts.comfy.layout import decode
+from comfy_vq.hosts.comfy.model import int8
+from comfy_vq.hosts.comfy.model.layout import decode
 from host.coded_layers import PRECISIONS, activations, coded, exactly
 
 

@@ -10,9 +10,9 @@ from comfy.patcher_extension import WrappersMP
 from benchmarks.adapters import adapter
 from comfy_server import PromptRefused
 from comfy_vq import checkpoint
-from comfy_vq.hosts.comfy.compute_mode import compute_as, mode_of
-from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
-from comfy_vq.hosts.comfy.ops import VQOperations
+from comfy_vq.hosts.comfy.model.compute_mode import compute_as, mode_of
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, origin_of
+from comfy_vq.hosts.comfy.model.ops import VQOperations
 from comfy_vq.hosts.comfy.quantizing import quantize_model
 from comfy_vq.nodes.load_checkpoint import LoadVQCheckpoint
 from comfy_vq.nodes.quantize_model import VQQuantizeModel

@@ -9,7 +9,14 @@ import torch
 from torch.nn import Parameter
 
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy.layout import PendingWeight, decode, is_coded, pending, pieces, settled
+from comfy_vq.hosts.comfy.model.layout import (
+    PendingWeight,
+    decode,
+    is_coded,
+    pending,
+    pieces,
+    settled,
+)
 from host.families import random_weight
 
 SHAPES = [(48, 128), (16, 8, 3, 3)]

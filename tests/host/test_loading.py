@@ -12,9 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from comfy_vq import checkpoint, codecs
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.loader import InMemory, load, load_file
-from comfy_vq.hosts.comfy.ops import CodedWeight
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, load_file
+from comfy_vq.hosts.comfy.model.ops import CodedWeight
 from comfy_vq.model import Source, VQModel
 from host.families import FAMILIES, random_vq_model, random_weight, tiny_state_dict
 from host.sampling import load_dense, relative_l2, sample
@@ -150,7 +150,7 @@ def test_layers_that_ours_do_not_hold_are_decoded():
 
 
 def comfy_pending(weight):
-    from comfy_vq.hosts.comfy.layout import pending
+    from comfy_vq.hosts.comfy.model.layout import pending
 
     return pending(weight)
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from comfy.model_patcher import LowVramPatch
 
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.loader import InMemory, load
-from comfy_vq.hosts.comfy.ops import CodedWeight
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.ops import CodedWeight
 from host.families import FAMILIES, random_vq_model
 from host.loras import low_rank_lora
 from host.sampling import load_dense, predict, relative_l2

@@ -8,10 +8,10 @@ import torch
 
 from comfy_vq import checkpoint
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy.loader import origin_of
+from comfy_vq.hosts.comfy.model.loader import origin_of
+from comfy_vq.hosts.comfy.model.source import ModelSource
 from comfy_vq.hosts.comfy.probing import Questions, benches_of, probe_of, questions_of
 from comfy_vq.hosts.comfy.quantizing import Planning, quantize_model
-from comfy_vq.hosts.comfy.source import ModelSource
 from host.families import tiny_state_dict
 from host.sampling import load_dense, relative_l2, sample
 

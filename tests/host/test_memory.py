@@ -9,8 +9,8 @@ from comfy_extras.nodes_model_merging import ModelMergeSimple
 
 from benchmarks.adapters import adapter
 from comfy_vq import checkpoint, codecs
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
 from comfy_vq.model import Source, VQModel
 from host.families import random_vq_model, random_weight
 from host.families.basic import flux
@@ -178,7 +178,7 @@ import comfy.model_management, comfy.sd, nodes, torch
 sys.path.insert(0, "tests")
 from benchmarks.step_memory import largest, reset_peaks
 from benchmarks.sdxl_load import memory
-from comfy_vq.hosts.comfy.loader import load_file
+from comfy_vq.hosts.comfy.model.loader import load_file
 from host.loras import low_rank_lora
 from host.sampling import sample
 

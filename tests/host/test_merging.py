@@ -13,9 +13,9 @@ from comfy_extras.nodes_model_merging import (
 )
 
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
+from comfy_vq.hosts.comfy.files.saving import save_model
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, origin_of
 from comfy_vq.hosts.comfy.quantizing import quantize_model
-from comfy_vq.hosts.comfy.saving import save_model
 from host.families import random_vq_model, tiny_state_dict
 from host.loras import low_rank_lora
 from host.sampling import load_dense, relative_l2, sample

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from comfy_vq.budget import Fit, activation_bytes, native_side
 from comfy_vq.errors import VQError
 from comfy_vq.hosts.comfy.encoding import patterns
-from comfy_vq.hosts.comfy.loader import InMemory, load, origin_of
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, origin_of
+from comfy_vq.hosts.comfy.model.source import ModelSource
 from comfy_vq.hosts.comfy.quantizing import quantize_model, sampling_bytes_of
-from comfy_vq.hosts.comfy.source import ModelSource
 from comfy_vq.quantize import plan_for
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.loras import low_rank_lora

@@ -16,10 +16,11 @@ from safetensors.torch import load_file as load_safetensors
 
 from comfy_vq import checkpoint
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy import folders, loader
-from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.hosts.comfy.files import folders
+from comfy_vq.hosts.comfy.files.saving import save_model
+from comfy_vq.hosts.comfy.model import loader
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
 from comfy_vq.hosts.comfy.quantizing import quantize_model
-from comfy_vq.hosts.comfy.saving import save_model
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.loras import low_rank_lora
 from host.sampling import load_dense, relative_l2, sample

@@ -24,18 +24,18 @@ from comfy_vq import checkpoint
 from comfy_vq.budget import Fit
 from comfy_vq.cache import Cache
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy import folders
-from comfy_vq.hosts.comfy.clip_quantizing import quantize_clip
-from comfy_vq.hosts.comfy.clip_source import ClipSource
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.loader import origin_of
-from comfy_vq.hosts.comfy.saving import save_clip
-from comfy_vq.hosts.comfy.text_encoders import (
+from comfy_vq.hosts.comfy.clip.encoders import (
     ClipInMemory,
     load_clip,
     load_clip_file,
     refuse_unbuildable,
 )
+from comfy_vq.hosts.comfy.clip.quantizing import quantize_clip
+from comfy_vq.hosts.comfy.clip.source import ClipSource
+from comfy_vq.hosts.comfy.files import folders
+from comfy_vq.hosts.comfy.files.saving import save_clip
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.loader import origin_of
 from comfy_vq.model import VQModel
 from host.encoders import (
     KINDS,
@@ -471,7 +471,7 @@ def test_encoders_that_this_host_takes_for_others_are_refused(flux, output):
 
 
 def test_encoders_of_an_unknown_class_run_but_cannot_be_saved(flux, output, monkeypatch):
-    monkeypatch.setattr("comfy_vq.hosts.comfy.clip_types._TYPES", {})
+    monkeypatch.setattr("comfy_vq.hosts.comfy.clip.types._TYPES", {})
     quantized, _ = quantize_clip(random_clip("sd1"), 4.0, "fast", "")
     assert encode(quantized)
     with pytest.raises(VQError, match="class SD1ClipModel, of which it is not known how"):

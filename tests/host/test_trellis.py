@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from comfy_vq import checkpoint, codecs
-from comfy_vq.hosts.comfy.compute_mode import compute_as, mode_of
-from comfy_vq.hosts.comfy.layout import coded, is_coded
-from comfy_vq.hosts.comfy.loader import load_file, origin_of
-from comfy_vq.hosts.comfy.ops import CodedWeight
+from comfy_vq.hosts.comfy.model.compute_mode import compute_as, mode_of
+from comfy_vq.hosts.comfy.model.layout import coded, is_coded
+from comfy_vq.hosts.comfy.model.loader import load_file, origin_of
+from comfy_vq.hosts.comfy.model.ops import CodedWeight
 from comfy_vq.hosts.comfy.quantizing import quantize_model
 from host.families import random_vq_model, tiny_state_dict
 from host.sampling import load_dense, relative_l2, sample

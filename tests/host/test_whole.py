@@ -7,10 +7,10 @@ import torch
 from comfy_kitchen.tensor import QuantizedTensor
 from torch import nn
 
-from comfy_vq.hosts.comfy.layout import decode, is_coded
-from comfy_vq.hosts.comfy.loader import InMemory, load
-from comfy_vq.hosts.comfy.ops import CodedWeight
-from comfy_vq.hosts.comfy.whole import whole_weight
+from comfy_vq.hosts.comfy.model.layout import decode, is_coded
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.ops import CodedWeight
+from comfy_vq.hosts.comfy.model.whole import whole_weight
 from host.families import FAMILIES, random_vq_model
 from host.loras import low_rank_lora
 from host.sampling import load_dense, relative_l2

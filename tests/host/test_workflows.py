@@ -1,4 +1,4 @@
-"""The shipped workflows, run on a real server; interruption and bad files over HTTP.
+"""The shipped workflows that need no data, run on a real server; interruption and bad files over HTTP.
 
 The workflows of a release are golden: people's files store widget values by position.
 """
@@ -8,59 +8,19 @@ import time
 
 import pytest
 import torch
-from comfy.taesd.taesd import TAESD
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from comfy_server import CHECKOUT, PromptRefused, error_of, messages
-from comfy_vq import calibration, checkpoint
+from comfy_vq import checkpoint
 from comfy_vq.model import Component, VQModel
 from host import testing_nodes
 from host.encoders import random_encoders, tiny_encoders
-from host.families import random_vq_model, tiny_state_dict
-from host.ui_workflow import to_prompt
+from host.families import random_vq_model
+from host.shipped_workflows import WORKFLOWS, interrupted, output_of, painted, runnable
 
-WORKFLOWS = CHECKOUT / "workflows"
-CHECKPOINT = "tiny.safetensors"
 VQ_FILE = "ComfyUI-VQ_00001_.safetensors"
-
-
-@pytest.fixture(scope="module")
-def tiny_checkpoint(server):
-    """A full checkpoint but for the text encoder, with an autoencoder in the TAESD layout."""
-    weights = tiny_state_dict("sd15")
-    tensors = {f"model.diffusion_model.{key}": value for key, value in weights.items()}
-    generator = torch.Generator().manual_seed(0)  # the host leaves weights uninitialized
-    for key, empty in TAESD(latent_channels=4).state_dict().items():
-        tensors[f"first_stage_model.{key}"] = 0.1 * torch.randn(empty.shape, generator=generator)
-    save_file(tensors, server.models("checkpoints") / CHECKPOINT)
-    return CHECKPOINT
-
-
-def runnable(server, name: str, encoders: bool = False, **changes) -> dict:
-    """A shipped workflow as a prompt for tiny models: small, few steps, without a text encoder."""
-    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
-    prompt = to_prompt(workflow, server.object_info())
-    replaced = {
-        "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
-        "EmptyLatentImage": {"width": 64, "height": 64},
-        "KSampler": {"steps": 2},
-        "VQQuantizeModel": {"effort": "fast"},
-        "VQQuantizeCLIP": {"effort": "fast"},
-        **changes,
-    }
-    for node in prompt.values():
-        if node["class_type"] == "CLIPTextEncode" and not encoders:
-            node["class_type"] = "TestConditioning"
-            node["inputs"] = {"text": node["inputs"]["text"], "width": 768}
-            node["inputs"] |= {"tokens": 12, "pooled_width": 0}
-        node["inputs"] |= replaced.get(node["class_type"], {})
-    return prompt
-
-
-def output_of(prompt: dict, record: dict, class_type: str) -> dict:
-    return next(record["outputs"][k] for k, n in prompt.items() if n["class_type"] == class_type)
 
 
 @pytest.fixture(scope="module")
@@ -114,96 +74,6 @@ def test_load_and_sample_paints_what_the_quantized_model_did(server, saved):
     pictures = [Image.open(server.output / i["subfolder"] / i["filename"]) for i in images]
     assert pictures[0].size == (64, 64)
     assert pictures[0].tobytes() == pictures[1].tobytes()
-
-
-@pytest.mark.one_host(reason="hundreds of evaluations; test_measuring measures in every version")
-def test_quantize_measured(server, tiny_checkpoint):
-    prompt = runnable(server, "quantize_measured", SaveVQCheckpoint={"filename_prefix": "measured"})
-    record = server.run(prompt)
-    report = output_of(prompt, record, "VQQuantizeModel")["text"][0]
-    assert "sensitivities: measured" in report
-    (path,) = output_of(prompt, record, "SaveVQCheckpoint")["text"]
-    assert checkpoint.inspect(path).plan["sensitivity_db"]
-
-
-def painted(server, prompt: dict, record: dict) -> bytes:
-    image = output_of(prompt, record, "SaveImage")["images"][0]
-    picture = Image.open(server.output / image["subfolder"] / image["filename"])
-    assert picture.size == (64, 64)
-    return picture.tobytes()
-
-
-@pytest.fixture(scope="module")
-def calibrated(server, tiny_checkpoint):
-    """The record of the workflow, which writes a calibration and a VQ file."""
-    listening = {"VQCalibrate": {"steps": 2, "pictures": 1}}
-    prompt = runnable(server, "calibrate_and_quantize", **listening)
-    return prompt, server.run(prompt, seconds=900)  # each layer is coded twice and asked about
-
-
-def quantized_again(prompt: dict, **changes) -> dict:
-    """A model from the calibration that was saved, without sampling for it."""
-    unused = ("VQCalibrate", "SaveVQCalibration")
-    again = {k: {**n, "inputs": {**n["inputs"]}} for k, n in prompt.items()}
-    again = {key: node for key, node in again.items() if node["class_type"] not in unused}
-    for node in again.values():
-        if node["class_type"] == "VQQuantizeModel":
-            node["inputs"] |= {"calibration": ["load", 0], **changes}
-    loader = {"calibration_name": "ComfyUI-VQ_00001_.safetensors"}
-    return {**again, "load": {"class_type": "LoadVQCalibration", "inputs": loader}}
-
-
-def test_calibrate_and_quantize(server, calibrated):
-    prompt, record = calibrated
-    report = output_of(prompt, record, "VQQuantizeModel")["text"][0]
-    assert "calibrated on 2 pictures" in report and "unchecked" not in report
-    found = server.output / "vq_calibrations" / "ComfyUI-VQ_00001_.safetensors"
-    assert output_of(prompt, record, "SaveVQCalibration")["text"] == [str(found)]
-    assert calibration.load(found).pictures == 2
-    saved = server.output / "diffusion_models" / "ComfyUI-VQ-calibrated_00001_.safetensors"
-    assert checkpoint.inspect(saved).plan["calibration"]["layers"] > 0
-    stock = ("CheckpointLoaderSimple", "TestConditioning", "EmptyLatentImage")
-    stock += ("KSampler", "VAEDecode", "SaveImage")
-    loaded = {key: node for key, node in prompt.items() if node["class_type"] in stock}
-    for key, node in loaded.items():
-        if node["class_type"] == "KSampler":
-            loaded[key] = {**node, "inputs": {**node["inputs"], "model": ["vq", 0]}}
-    loaded["vq"] = {"class_type": "LoadVQCheckpoint", "inputs": {"vq_name": saved.name}}
-    assert painted(server, loaded, server.run(loaded)) == painted(server, prompt, record)
-
-
-def test_quantize_again_at_other_bits_without_asking_the_model(server, calibrated):
-    again = quantized_again(calibrated[0], bits="4.0")
-    for node in again.values():
-        if node["class_type"] == "VQQuantizeModel":
-            for asked in ("positive", "negative", "latent"):
-                del node["inputs"][asked]
-    report = output_of(again, server.run(again), "VQQuantizeModel")["text"][0]
-    assert "calibrated on 2 pictures" in report and "unchecked" in report
-
-
-def test_interrupting_a_calibration(server, tiny_checkpoint):
-    prompt = runnable(server, "calibrate_and_quantize", VQCalibrate={"steps": 500, "pictures": 9})
-    before = set((server.output / "vq_calibrations").glob("*"))
-    assert interrupted(server, prompt) == "VQCalibrate"
-    assert set((server.output / "vq_calibrations").glob("*")) == before
-
-
-def test_interrupting_while_the_model_is_asked_about_its_layers(server, calibrated):
-    slow = quantized_again(calibrated[0], bits="3.5", effort="best")
-    assert interrupted(server, slow) == "VQQuantizeModel"
-
-
-def interrupted(server, prompt: dict) -> str:
-    """Interrupt a prompt six seconds after it has begun; the class of the node that it was in."""
-    prompt_id = server.post_prompt(prompt)
-    while server.get("/queue")["queue_running"] == []:
-        time.sleep(0.1)
-    time.sleep(6)
-    assert server.history(prompt_id) is None
-    server.interrupt()
-    (stopped,) = messages(server.wait(prompt_id, 30), "execution_interrupted")
-    return stopped["node_type"]
 
 
 def test_a_full_checkpoint_needs_one_file(server, full_checkpoint):
@@ -296,30 +166,6 @@ def test_quality_report(server, tiny_checkpoint):
 def test_interrupting_a_quality_report(server, tiny_checkpoint):
     prompt = quality_report(server, steps=500, pictures=9)
     assert interrupted(server, prompt) == "VQQualityReport"
-
-
-BRIEFLY = {"steps": 2, "pictures": 2, "minutes": 0.05}
-
-
-def test_fine_tune_and_save(server, tiny_checkpoint):
-    changes = {"SaveVQCheckpoint": {"filename_prefix": "tuned"}, "VQFineTune": BRIEFLY}
-    prompt = runnable(server, "fine_tune", **changes)
-    record = server.run(prompt)
-    header = checkpoint.inspect(server.output / "tuned_00001_.safetensors")
-    assert header.bits_per_weight == pytest.approx(3.0, abs=0.02)
-    shown = output_of(prompt, record, "VQFineTune")
-    assert "bits per weight as before" in shown["text"][0]
-    assert output_of(prompt, record, "PreviewAny")["text"] == shown["text"]
-    assert len(shown["images"]) == 1
-
-
-def test_interrupting_a_fine_tuning(server, tiny_checkpoint):
-    changes = {"VQFineTune": {**BRIEFLY, "minutes": 60, "pictures": 3}}
-    prompt_id = server.post_prompt(runnable(server, "fine_tune", **changes))
-    server.wait_for_log("recorded 4 questions", 120)
-    server.interrupt()
-    (stopped,) = messages(server.wait(prompt_id, 60), "execution_interrupted")
-    assert stopped["node_type"] == "VQFineTune"
 
 
 def test_the_drop_down_lists_vq_files_alone(server, saved):

@@ -10,7 +10,7 @@ import pytest
 
 from comfy_vq import codecs
 from comfy_vq.errors import VQError
-from comfy_vq.plan import TOLERANCE, Choice, Layer, Plan, Task, make_plan
+from comfy_vq.plan import TOLERANCE, Choice, Layer, Plan, Task, make_plan, to_table
 
 from . import shapes
 
@@ -216,7 +216,7 @@ def test_there_must_be_layers() -> None:
 
 
 def test_prints_a_line_per_role() -> None:
-    lines = plan_of(MODELS["sdxl"], 3.0).table().splitlines()
+    lines = to_table(plan_of(MODELS["sdxl"], 3.0)).splitlines()
     assert len(lines) < 80 and max(map(len, lines)) < 130
     role = next(
         line for line in lines if "output_blocks.*.1.transformer_blocks.*.attn1.to_q" in line

@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from ...calibration import Calibration, Collector
 from ...calibration.accumulators import LIMIT
 from .evaluation.bench import ComfyBench, Prompt, Settings
-from .source import ModelSource
+from .model.source import ModelSource
 
 
 def calibrate(

@@ -17,7 +17,7 @@ from ...model import VQModel
 from ...plan import Plan
 from ...quantize import quantize
 from .display import Display, raise_if_interrupted
-from .source import PatchedSource
+from .model.source import PatchedSource
 
 log = logging.getLogger(__name__)
 

@@ -20,15 +20,15 @@ from ...finetune.student import Sites
 from ...finetune.training import Settings as Learning
 from ...model import VQModel
 from ...progress import Progress as Encoding
-from .carry import carry_over
-from .compute_mode import compute_as
-from .described import saved_names
 from .display import Display, raise_if_interrupted
 from .evaluation.bench import ComfyBench, Prompt, Settings
-from .layout import is_coded
-from .loader import InMemory, keep_decoded, load, origin_of
-from .ops import CodedWeight
-from .source import held_weights
+from .model.carry import carry_over
+from .model.compute_mode import compute_as
+from .model.described import saved_names
+from .model.layout import is_coded
+from .model.loader import InMemory, keep_decoded, load, origin_of
+from .model.ops import CodedWeight
+from .model.source import held_weights
 
 _PATCHES = ("patches", "patches_replace")
 _INNER = "diffusion_model"

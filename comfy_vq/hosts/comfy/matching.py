@@ -16,7 +16,7 @@ from ...protocol.ledger import Ledger
 from .calibrating import calibrate
 from .evaluation.bench import Prompt, Settings, again
 from .finetuning import ComfyPupil, learning_allowed
-from .loader import InMemory, load
+from .model.loader import InMemory, load
 
 CALIBRATION = "calibration"
 """The part of the ledger, which all numbers of bits have in common."""

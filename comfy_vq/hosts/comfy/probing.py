@@ -23,12 +23,12 @@ from ...plan.measured import measured_plan
 from ...probe import BenchProbe
 from ...progress import OnProgress, Progress
 from ...timestep import moments_of_time
-from .carry import carry_over
 from .display import raise_if_interrupted
 from .evaluation.bench import ComfyBench, Prompt, Settings
 from .evaluation.prompting import random_prompts
-from .loader import InMemory, load
-from .source import ModelSource
+from .model.carry import carry_over
+from .model.loader import InMemory, load
+from .model.source import ModelSource
 
 _STEPS, _GUIDANCE = 12, 4.0
 _RECORDED = 4

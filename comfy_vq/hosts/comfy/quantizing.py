@@ -13,17 +13,17 @@ from ...cache import Cache
 from ...calibration import Calibration
 from ...calibration.gate import Gate, describe
 from ...codecs import AUTO, codec_of
-from ...plan import Plan
+from ...plan import Plan, to_table
 from ...probe import BenchProbe
 from ...quantize import plan_for, task_for
 from ...reuse import saved_plan
-from .carry import carry_over
-from .compute_mode import compute_as
 from .display import Display, raise_if_interrupted
 from .encoding import Job, carry_out, patterns, sizes
-from .loader import InMemory, keep_decoded, load
+from .model.carry import carry_over
+from .model.compute_mode import compute_as
+from .model.loader import InMemory, keep_decoded, load
+from .model.source import ModelSource
 from .probing import plan_by_measuring, probe_of, questions_of
-from .source import ModelSource
 
 _SAMPLING = "sampling one picture"
 PLANS = ("auto", "table", "measured")
@@ -107,7 +107,7 @@ def quantize_model(
     quantized = keep_decoded(quantized, spare)
     used = done.vq.plan.get("calibration")
     lines = (sizes(done.vq, plan, done.how), done.expected, used and describe(used), done.advice)
-    return quantized, "\n".join(filter(None, lines)) + f"\n\n{plan.table()}"
+    return quantized, "\n".join(filter(None, lines)) + f"\n\n{to_table(plan)}"
 
 
 def _gate(

@@ -22,9 +22,9 @@ from ...probe import exchange
 from ...protocol.run import Result
 from .evaluation.bench import ComfyBench, Prompt, Settings, again
 from .finetuning import learning_allowed, prepared
-from .loader import InMemory, load
-from .ops import CodedWeight, VQOperations
-from .source import ModelSource, held_weights
+from .model.loader import InMemory, load
+from .model.ops import CodedWeight, VQOperations
+from .model.source import ModelSource, held_weights
 
 
 class ComfyHost:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy.layout import is_coded
-from comfy_vq.hosts.comfy.ops import CodedWeight
+from comfy_vq.hosts.comfy.model.layout import is_coded
+from comfy_vq.hosts.comfy.model.ops import CodedWeight
 from host.features.graph import Absent, Graph, one, sample, start
 from host.sampling import relative_l2
 

@@ -13,7 +13,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from comfy_vq.hosts.comfy.loader import InMemory, load
+from comfy_vq.hosts.comfy.model.loader import InMemory, load
 from comfy_vq.model import VQModel
 from host.features.files import folder_of
 from host.features.variants import VARIANTS, random_vq_variant

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from comfy_vq.hosts.comfy.files.saving import save_model
 from comfy_vq.hosts.comfy.quantizing import quantize_model
-from comfy_vq.hosts.comfy.saving import save_model
 from host.features.feature import Feature
 from host.features.graph import Graph, one, sample
 from host.features.lora import lora_file, with_lora

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from comfy_vq import checkpoint
 from comfy_vq.errors import VQError
-from comfy_vq.hosts.comfy.loader import InMemory, load, load_file
+from comfy_vq.hosts.comfy.model.loader import InMemory, load, load_file
 from comfy_vq.nodes.quality_report import VQQualityReport
 from host.families import FAMILIES, random_vq_model, tiny_state_dict
 from host.sampling import load_dense

@@ -18,8 +18,8 @@ from ....checkpoint.gguf import gguf_size, is_gguf, load_gguf
 from ....errors import VQError
 from ....evaluation.bench import Size
 from ...modes import split_compute
-from ..compute_mode import compute_as
-from ..loader import load_file
+from ..model.compute_mode import compute_as
+from ..model.loader import load_file
 from .sizes import logical_numel
 
 _FULL_CHECKPOINT = "model.diffusion_model."

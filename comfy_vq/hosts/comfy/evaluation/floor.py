@@ -6,9 +6,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....model import VQModel
-from ..carry import carry_over
-from ..loader import InMemory, load
-from ..source import ModelSource
+from ..model.carry import carry_over
+from ..model.loader import InMemory, load
+from ..model.source import ModelSource
 
 
 def rounded(patcher: ModelPatcher) -> ModelPatcher:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ....evaluation.run import Named, evaluate
 from ..display import bar_step
-from ..loader import FromFile, InMemory, origin_of
+from ..model.loader import FromFile, InMemory, origin_of
 from .bench import RECORDED, ComfyBench, Prompt, Settings
 from .sizes import size_of
 

@@ -6,7 +6,7 @@ from comfy.model_management import module_size
 from comfy.model_patcher import ModelPatcher
 
 from ....evaluation.bench import Size
-from ..source import held_weights
+from ..model.source import held_weights
 
 
 def logical_numel(patcher: ModelPatcher) -> int:

@@ -10,7 +10,7 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
-from ...lowrank import Beside, LowRank
+from ....lowrank import Beside, LowRank
 
 Patch = tuple[float, Any, float, tuple[int, int, int] | None, Any]
 """The host's: strength, value, factor of the weight, part of the weight, function of the change."""

@@ -12,11 +12,10 @@ from comfy.sd1_clip import SDClipModel
 from comfy.sdxl_clip import SDXLClipModel
 from torch import Tensor, nn
 
-from ...errors import VQError
-from ...model import Source
-from .clip_types import class_name
-from .loader import origin_of
-from .source import PatchedSource, held_weights
+from ....errors import VQError
+from ....model import Source
+from ..model.source import PatchedSource, held_weights, refuse_unfit
+from .types import class_name
 
 
 class EncoderSource(PatchedSource):
@@ -87,16 +86,7 @@ def _idle_projections(model: nn.Module) -> set[str]:
 
 
 def _refuse_unfit(clip: comfy.sd.CLIP) -> None:
-    if origin_of(clip.patcher) is not None:
-        raise VQError(
-            "this CLIP is vector-quantized already: connect the dense CLIP to VQ Quantize CLIP, "
-            "quantizing twice would add the errors up"
-        )
-    if clip.patcher.injections.get("bypass_lora"):
-        raise VQError(
-            "this CLIP carries a bypass LoRA, which runs beside the weights and cannot be baked into them: "
-            "put it after VQ Quantize CLIP, or load it with the ordinary LoRA loader before"
-        )
+    refuse_unfit(clip.patcher, "CLIP", "CLIP")
     if not any(True for _ in clip.cond_stage_model.parameters()):
         raise VQError(
             f"this CLIP ({type(clip.cond_stage_model).__name__}) holds no text encoder, there is nothing to "

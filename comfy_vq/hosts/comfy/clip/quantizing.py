@@ -10,19 +10,19 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from ...budget import Fit, plan_within, sampling_bytes
-from ...cache import Cache
-from ...codecs import AUTO, CODECS, codec_of
-from ...evaluation.metrics import sqnr_db
-from ...model import Component
-from ...plan import Plan
-from ...quantize import plan_for
-from .carry import carry_over
-from .clip_source import ClipSource, EncoderSource
-from .clip_types import about
-from .display import Display
-from .encoding import Job, carry_out, patterns, sizes
-from .text_encoders import ClipInMemory, load_clip, load_clip_patcher
+from ....budget import Fit, plan_within, sampling_bytes
+from ....cache import Cache
+from ....codecs import AUTO, CODECS, codec_of
+from ....evaluation.metrics import sqnr_db
+from ....model import Component
+from ....plan import Plan, to_table
+from ....quantize import plan_for
+from ..display import Display
+from ..encoding import Job, carry_out, patterns, sizes
+from ..model.carry import carry_over
+from .encoders import ClipInMemory, load_clip, load_clip_patcher
+from .source import ClipSource, EncoderSource
+from .types import about
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def quantize_clip(
         done.advice,
         _tables(source),
     )
-    return quantized, "\n".join(filter(None, lines)) + f"\n\n{plan.table()}"
+    return quantized, "\n".join(filter(None, lines)) + f"\n\n{to_table(plan)}"
 
 
 def plan_of(

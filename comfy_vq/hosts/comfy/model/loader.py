@@ -15,10 +15,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ... import checkpoint
-from ...ahead import Ahead
-from ...errors import VQError
-from ...model import VQModel
+from .... import checkpoint
+from ....ahead import Ahead
+from ....errors import VQError
+from ....model import VQModel
 from .layout import is_coded, pending
 from .ops import CodedWeight, VQOperations
 from .patcher import hold_codes

@@ -16,13 +16,16 @@ from comfy.model_patcher import ModelPatcher
 from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor, nn
 
-from ...codecs.weight import RANKS
-from ...errors import VQError
-from ...model import Source
+from ....codecs.weight import RANKS
+from ....errors import VQError
+from ....model import Source
 from .described import root_tensors, saved_names, with_config
 from .loader import origin_of
 
 _UNET = "diffusion_model."
+_OF_A_MERGE = (
+    "; of a merge, make the dense model the first, or save it with ModelSave and quantize that file"
+)
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ class ModelSource(PatchedSource):
     """
 
     def __init__(self, patcher: ModelPatcher) -> None:
-        _refuse_unfit(patcher)
+        refuse_unfit(patcher, "MODEL", "Model", _OF_A_MERGE)
         comfy.model_management.unload_model_and_clones(patcher)
         held = {weight.key: weight for weight in held_weights(patcher.model.diffusion_model)}
         shapes = {key: weight.tensor.shape for key, weight in held.items()}
@@ -167,17 +170,17 @@ class ModelSource(PatchedSource):
         )
 
 
-def _refuse_unfit(patcher: ModelPatcher) -> None:
+def refuse_unfit(patcher: ModelPatcher, what: str, node: str, advice: str = "") -> None:
+    """Raises VQError where a MODEL or CLIP is no dense one, or does more than its weights say."""
     if origin_of(patcher) is not None:
         raise VQError(
-            "this MODEL is vector-quantized already: connect the dense model to VQ Quantize Model, "
-            "quantizing twice would add the errors up; of a merge, make the dense model the first, or save "
-            "it with ModelSave and quantize that file"
+            f"this {what} is vector-quantized already: connect the dense {what} to VQ Quantize {node}, "
+            f"quantizing twice would add the errors up{advice}"
         )
     if patcher.injections.get("bypass_lora"):
         raise VQError(
-            "this MODEL carries a bypass LoRA, which runs beside the weights and cannot be baked into them: "
-            "put it after VQ Quantize Model, or load it with the ordinary LoRA loader before"
+            f"this {what} carries a bypass LoRA, which runs beside the weights and cannot be baked into them: "
+            f"put it after VQ Quantize {node}, or load it with the ordinary LoRA loader before"
         )
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
 
-from ... import checkpoint
-from ...errors import VQError
-from ...model import Component, Source, VQModel
-from .clip_source import ClipSource
-from .clip_types import MODEL, about
-from .loader import load_file, origin_of
-from .source import checkpoint_path, file_metadata
-from .text_encoders import ClipFile, load_clip, refuse_unbuildable
+from .... import checkpoint
+from ....errors import VQError
+from ....model import Component, Source, VQModel
+from ..clip.encoders import ClipFile, load_clip, refuse_unbuildable
+from ..clip.source import ClipSource
+from ..clip.types import MODEL, about
+from ..model.loader import load_file, origin_of
+from ..model.source import checkpoint_path, file_metadata
 
 _NUMBERS = ("tae_latent_channels",)
 """Metadata that the host's autoencoder wants as numbers, where a file has but strings."""

@@ -12,13 +12,13 @@ from comfy.cli_args import args
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 
-from ... import calibration, checkpoint
-from ...calibration import Calibration
-from ...checkpoint.refusal import refuse
-from ...errors import VQError
-from ...model import VQModel
+from .... import calibration, checkpoint
+from ....calibration import Calibration
+from ....checkpoint.refusal import refuse
+from ....errors import VQError
+from ....model import VQModel
+from ..model.loader import origin_of
 from .full_checkpoint import clip_component, vae_component
-from .loader import origin_of
 
 
 def save_model(

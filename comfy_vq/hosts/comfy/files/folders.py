@@ -8,9 +8,9 @@ from functools import lru_cache
 
 import folder_paths
 
-from ... import checkpoint
-from ...calibration.file import is_calibration
-from ...checkpoint.refusal import refuse
+from .... import checkpoint
+from ....calibration.file import is_calibration
+from ....checkpoint.refusal import refuse
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor
 from torch.nn import Parameter
 
-from ... import compute
-from ...ahead import Slot
-from ...lowrank import Beside
+from .... import compute
+from ....ahead import Slot
+from ....lowrank import Beside
 from .layout import coded, is_coded, pieces, settled
 from .patches import WeightPatches
 

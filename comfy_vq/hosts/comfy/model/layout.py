@@ -19,8 +19,8 @@ from comfy_kitchen.tensor.base import BaseLayoutParams
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ...codecs import CodebookSet, VQWeight
-from ...errors import VQError
+from ....codecs import CodebookSet, VQWeight
+from ....errors import VQError
 
 LAYOUT = "ComfyVQLayout"
 

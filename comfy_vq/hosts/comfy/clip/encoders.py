@@ -13,13 +13,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ... import checkpoint
-from ...checkpoint.encoders import by_encoder
-from ...errors import VQError
-from ...model import Component, VQModel
-from .clip_types import MODEL, TOKENIZER, about, class_name, clip_type, held
-from .loader import mark, settle, state_dict_of
-from .ops import VQOperations
+from .... import checkpoint
+from ....checkpoint.encoders import by_encoder
+from ....errors import VQError
+from ....model import Component, VQModel
+from ..model.loader import mark, settle, state_dict_of
+from ..model.ops import VQOperations
+from .types import MODEL, TOKENIZER, about, class_name, clip_type, held
 
 _INSTEAD = "update ComfyUI, or use VQ Quantize CLIP within the workflow, without a file"
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor
 
-from ... import compute
-from ...codecs import VQWeight, get, shipped_set, spec_for
+from .... import compute
+from ....codecs import VQWeight, get, shipped_set, spec_for
 from . import int8
 from .layout import coded, decode, pending, settled
 

@@ -8,7 +8,7 @@ from typing import Any
 import comfy.sd
 from torch import nn
 
-from ...errors import VQError
+from ....errors import VQError
 
 TYPE, MODEL, TOKENIZER = "type", "model", "tokenizer"
 """What a component's ``about`` says of a CLIP: the type that the host's loader is asked for, and the

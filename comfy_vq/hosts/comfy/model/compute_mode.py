@@ -22,7 +22,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor, nn
 
-from ...ahead import Ahead
+from ....ahead import Ahead
 from . import int8, int8_trial
 from .layout import is_coded
 from .loader import prepared

@@ -15,10 +15,10 @@ import torch
 from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor
 
-from ... import kernels
-from ...codecs import WIDTHS, AdditiveSpec, Int8Spec, TrellisSpec
-from ...kernels.activations import rotate_activations
-from ...kernels.scratch import scratch
+from .... import kernels
+from ....codecs import WIDTHS, AdditiveSpec, Int8Spec, TrellisSpec
+from ....kernels.activations import rotate_activations
+from ....kernels.scratch import scratch
 from .layout import coded
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)

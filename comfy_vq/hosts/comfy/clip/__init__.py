@@ -1,0 +1,1 @@
+"""CLIPs: from what ComfyUI holds to coded text encoders, and built again from a file."""

@@ -1,0 +1,1 @@
+"""A MODEL of ComfyUI whose layers are coded, and what it is made from."""
