@@ -2,11 +2,13 @@
 a time, the rotation in integers.
 
 What limits the speed is memory, so slices are small enough for the cache and every buffer is kept.
-The numbers are signed bytes, and their inverse rotation is a product of bytes in int32, which is exact
-and which CPUs do several times as fast as one of floats.
+The numbers are signed bytes. Their inverse rotation is a product of bytes in int32 where the CPU has
+instructions for that, which makes it several times as fast as one of floats; elsewhere it is one of floats,
+which are exact here, too.
 """
 
 import threading
+import time
 from collections.abc import Callable, MutableMapping
 from functools import lru_cache
 from typing import Any
@@ -31,28 +33,35 @@ _SLICE = 1 << 19
 def decode_additive(weight: Additive, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """See ``dispatch.decode_additive``."""
     table, sums_are_bytes = _table(weight.codebooks, weight.offset)
-    if weight.rotation is not None and not (sums_are_bytes and multiplies_bytes()):
-        return eager.decode_additive(weight, dtype, out)
-    return _decoded(weight, lambda codes: _sums(codes, table), dtype, out)
+    return _decoded(weight, lambda codes: _sums(codes, table), sums_are_bytes, dtype, out)
 
 
 def decode_trellis(weight: Trellis, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
     """See ``dispatch.decode_trellis``."""
     pairs = _pairs(weight.codebooks, weight.offset, weight.codes.shape[-1])
-    if pairs is None or (weight.rotation is not None and not multiplies_bytes()):
+    if pairs is None:
         return eager.decode_trellis(weight, dtype, out)
-    return _decoded(weight, lambda codes: _entries(codes, pairs), dtype, out)
+    return _decoded(weight, lambda codes: _entries(codes, pairs), True, dtype, out)
 
 
 def _decoded(
-    weight: OnGrid, numbers: Callable[[Tensor], Tensor], dtype: torch.dtype, out: Tensor | None
+    weight: OnGrid,
+    numbers: Callable[[Tensor], Tensor],
+    are_bytes: bool,
+    dtype: torch.dtype,
+    out: Tensor | None,
 ) -> Tensor:
-    """The matrix, from a function that gives the numbers of codes, less the offset."""
+    """The matrix, from a function that gives the numbers of codes, less the offset.
+
+    Args:
+        are_bytes: whether all numbers are signed bytes, in whatever type.
+    """
     rotation, block = weight.rotation, weight.block
     rows, width = weight.shape
     matrix = torch.empty((rows, width), dtype=dtype) if out is None else out
     factors = (weight.scales.float() * weight.norm)[:, None]
     signs = None if rotation is None else _signs(rotation.seed, weight.period, width)
+    unrotated = _by_bytes if are_bytes and multiplies_bytes() else _by_floats
     size = max(1, _SLICE // max(1, width))
     for start in range(0, rows, size):
         target = matrix[start : start + size]
@@ -61,7 +70,7 @@ def _decoded(
         if signs is None:
             exact.copy_(values.view(target.shape))
         else:
-            exact.copy_(_unrotated(values, block).view(target.shape)).mul_(signs)
+            exact.copy_(unrotated(values, block).view(target.shape)).mul_(signs)
         exact.mul_(factors[start : start + size])
         if exact is not target:
             target.copy_(exact)
@@ -114,29 +123,55 @@ def _entries(codes: Tensor, pairs: Tensor) -> Tensor:
     return found.view(torch.int8)
 
 
-def _unrotated(numbers: Tensor, block: int) -> Tensor:
+def _by_bytes(numbers: Tensor, block: int) -> Tensor:
     """int32 ``[blocks, block]``: ``numbers H``, of signed bytes in any type."""
-    values = numbers.view(-1, block)
-    if values.dtype != torch.int8:
-        values = _buffer("bytes", torch.int8, values.shape).copy_(values)
-    product = _buffer("product", torch.int32, values.shape)
-    return _int_mm(values, hadamard_bytes(block), out=product)
+    values = _as(torch.int8, numbers.view(-1, block))
+    return _int_mm(values, hadamard_bytes(block), out=_buffer("product", torch.int32, values.shape))
+
+
+def _by_floats(numbers: Tensor, block: int) -> Tensor:
+    """The same in float32, of integers in any type."""
+    values = _as(torch.float32, numbers.view(-1, block))
+    product = _buffer("float product", torch.float32, values.shape)
+    return torch.mm(values, hadamard_matrix(block), out=product)
+
+
+def _as(dtype: torch.dtype, numbers: Tensor) -> Tensor:
+    """The numbers themselves, or a copy in a buffer."""
+    if numbers.dtype == dtype:
+        return numbers
+    return _buffer(f"numbers {dtype}", dtype, numbers.shape).copy_(numbers)
 
 
 @lru_cache(maxsize=1)
 def multiplies_bytes() -> bool:
-    """Whether this CPU has instructions for products of bytes, and torch an operation that is exact.
+    """Whether torch has an exact product of bytes that is faster on this CPU than one of floats.
 
-    The operation falls back to plain loops elsewhere, which are slower than float32 products.
+    Without instructions for it (VNNI), which torch does not tell, it is many times slower: so both are
+    tried. Which one is taken changes no bit of a result.
     """
-    if _int_mm is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+    if _int_mm is None:
         return False
-    values = torch.arange(-128, 128, dtype=torch.int16).to(torch.int8).view(-1, 128)
+    values = torch.arange(-128, 128, dtype=torch.int16).to(torch.int8).view(-1, 128).repeat(64, 1)
+    floats = values.float()
     try:
         found = _int_mm(values, hadamard_bytes(128))
     except RuntimeError:
         return False
-    return torch.equal(found.float(), values.float() @ hadamard_matrix(128))
+    if not torch.equal(found.float(), floats @ hadamard_matrix(128)):
+        return False
+    by_bytes = _seconds(lambda: _int_mm(values, hadamard_bytes(128)))
+    return by_bytes < _seconds(lambda: floats @ hadamard_matrix(128))
+
+
+def _seconds(product: Callable[[], Tensor]) -> float:
+    """The shortest of a few times that it took."""
+    found = []
+    for _ in range(5):
+        started = time.perf_counter()
+        product()
+        found.append(time.perf_counter() - started)
+    return min(found)
 
 
 class _Workspace(threading.local):

@@ -77,8 +77,9 @@ def test_tables_whose_entries_are_no_bytes(block, offset):
     assert torch.equal(found, eager.decode_trellis(weight, torch.float32))
 
 
-def test_a_trellis_without_byte_products(monkeypatch):
-    monkeypatch.setattr(cpu, "multiplies_bytes", lambda: False)
+@pytest.mark.parametrize("by_bytes", [False, True])
+def test_a_trellis_by_either_product(monkeypatch, by_bytes):
+    monkeypatch.setattr(cpu, "multiplies_bytes", lambda: by_bytes)
     weight = trellis(3, 128, 3, 128)
     found = cpu.decode_trellis(weight, torch.float16)
     assert torch.equal(found, eager.decode_trellis(weight, torch.float16))
@@ -100,9 +101,10 @@ def test_a_slice_of_another_shape_finds_no_leftovers(small_slices):
         assert torch.equal(found, eager.decode_additive(weight, torch.float32))
 
 
+@pytest.mark.parametrize("by_bytes", [False, True])
 @pytest.mark.parametrize("block", [0, 128])
-def test_without_byte_products(monkeypatch, block):
-    monkeypatch.setattr(cpu, "multiplies_bytes", lambda: False)
+def test_by_either_product(monkeypatch, block, by_bytes):
+    monkeypatch.setattr(cpu, "multiplies_bytes", lambda: by_bytes)
     weight = case(3, 128, 3, block)
     found = cpu.decode_additive(weight, torch.float16)
     assert torch.equal(found, eager.decode_additive(weight, torch.float16))
