@@ -90,12 +90,13 @@ class RandomTokens:
         dense = weight.decode() if isinstance(weight, VQWeight) else weight
         self._network.layers[layer].weight.data.copy_(dense)
 
-    def error(self) -> Tensor:
-        return self._change(0).flatten()
-
     def noise(self) -> float:
-        return float(self._change(1).square().sum())
+        return self._noise(0)
 
-    def _change(self, asked: int) -> Tensor:
+    def held_out_noise(self) -> float:
+        return self._noise(1)
+
+    def _noise(self, asked: int) -> float:
         answers = self._answers[asked].double()
-        return (self._network.states(self._asked[asked]) - answers) / answers.norm()
+        change = self._network.states(self._asked[asked]) - answers
+        return float(change.square().sum() / answers.square().sum())

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from .codecs import VQWeight
 from .evaluation.bench import Bench, Recording
 
-_SAMPLED = 1 << 15
-"""Elements of an answer that errors are kept of, so that those of a thousand layers fit into memory."""
-
 
 class Probe(Protocol):
     """A private copy of a dense network, and questions to it: inputs that its sampling met."""
@@ -27,16 +24,12 @@ class Probe(Protocol):
         """Put a weight in the place of a layer's own; None puts that one back."""
         ...
 
-    def error(self) -> Tensor:
-        """What has changed of the answers to the first questions, float64 ``[n]``.
-
-        A sample of the elements, scaled such that the squares sum up to the noise: its power,
-        relative to that of the answers of the dense network.
-        """
+    def noise(self) -> float:
+        """Power of what has changed of the answers, relative to that of the dense network's answers."""
         ...
 
-    def noise(self) -> float:
-        """The same noise in full, of the answers to questions that ``error`` does not ask."""
+    def held_out_noise(self) -> float:
+        """The same of other questions, for what was chosen by the answers to the first."""
         ...
 
 
@@ -47,7 +40,7 @@ class BenchProbe:
         model: of a host, in which weights may be exchanged.
         modules: by layer, what holds a dense parameter ``weight``.
         own: reads a layer's own weight.
-        first, second: whose questions ``error`` and ``noise`` ask.
+        first, second: whose questions ``noise`` and ``held_out_noise`` ask.
     """
 
     def __init__(
@@ -62,26 +55,21 @@ class BenchProbe:
         self._model, self._modules, self._own = model, modules, own
         self._first, self._second = first, second
         self._asked = first.record(model), second.record(model)
-        elements = self._asked[0].noise.numel()
-        generator = torch.Generator().manual_seed(0)
-        self._sample = torch.randperm(elements, generator=generator)[:_SAMPLED]
-        self._scale = (elements / len(self._sample) / _power(self._asked[0].noise)) ** 0.5
 
     def exchange(self, layer: str, weight: Tensor | VQWeight | None) -> None:
         weight = self._own(layer) if weight is None else weight
         dense = weight.decode() if isinstance(weight, VQWeight) else weight
         exchange(self._modules[layer], dense)
 
-    def error(self) -> Tensor:
-        change = self._change(self._first, self._asked[0])
-        return change.flatten()[self._sample].double() * self._scale
-
     def noise(self) -> float:
-        change = self._change(self._second, self._asked[1])
-        return _power(change) / _power(self._asked[1].noise)
+        return self._noise(self._first, self._asked[0])
 
-    def _change(self, bench: Bench, asked: Recording) -> Tensor:
-        return bench.predict(self._model, asked) - asked.noise
+    def held_out_noise(self) -> float:
+        return self._noise(self._second, self._asked[1])
+
+    def _noise(self, bench: Bench, asked: Recording) -> float:
+        change = bench.predict(self._model, asked) - asked.noise
+        return _power(change) / _power(asked.noise)
 
 
 def exchange(module: nn.Module, weight: Tensor) -> None:

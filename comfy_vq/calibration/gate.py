@@ -105,10 +105,10 @@ class Gate:
         try:
             for name in probed:
                 self._probe.exchange(name, settled[name])
-            least = _noise(self._probe)
+            least = self._probe.noise()
             for name, fed in self._rejected.items():
                 self._probe.exchange(name, fed)
-                noise = _noise(self._probe)
+                noise = self._probe.noise()
                 if noise < least:
                     least, settled[name] = noise, fed
                     del self.refused[name]
@@ -143,13 +143,9 @@ def _noise_of(probe: Probe, name: str, weight: VQWeight) -> float:
     """Of the output with this layer coded and all others dense."""
     probe.exchange(name, weight)
     try:
-        return _noise(probe)
+        return probe.noise()
     finally:
         probe.exchange(name, None)
-
-
-def _noise(probe: Probe) -> float:
-    return float(probe.error().square().sum())
 
 
 def describe(summary: Mapping[str, Any]) -> str:

@@ -49,8 +49,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         default=_AUTO,
         metavar="auto|table|measured|FILE",
         help="which layers get more bits: table: by what is known of the model's family; measured: by what coding "
-        "each layer does to this model's output, which takes ComfyUI and a few hundred evaluations of the "
-        "model; auto (default): measured at effort best where a ComfyUI is found, else table; FILE: a VQ file of the "
+        "each layer does to this model's output, which takes ComfyUI and some evaluations of the model for each "
+        "layer; auto (default): measured at effort best where a ComfyUI is found, else table; FILE: a VQ file of the "
         "same architecture, whose plan is taken",
     )
     arguments.add_encoders(parser)

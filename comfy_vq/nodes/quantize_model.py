@@ -45,7 +45,7 @@ class VQQuantizeModel(io.ComfyNode):
                     default=PLANS[0],
                     optional=True,
                     tooltip="Which layers get more bits. table: by what is known of the model's family. measured: by "
-                    "what coding each layer does to this model's output; takes a few hundred model evaluations. "
+                    "what coding each layer does to this model's output; takes some model evaluations for each. "
                     "auto: measured at effort best, else table.",
                 ),
                 io.Combo.Input(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,13 +41,13 @@ class Network:
         self.held[layer] = self.weights[layer] if decoded is None else decoded
         self.exchanged.append(layer)
 
-    def error(self) -> Tensor:
-        change = [(self.held[n] - w) @ self.inputs[n] for n, w in self.weights.items()]
-        whole = sum(w @ self.inputs[n] for n, w in self.weights.items())
-        return (sum(change) / whole.square().sum().sqrt()).flatten().double()
-
     def noise(self) -> float:
-        return float(self.error().square().sum())
+        change = sum((self.held[n] - w) @ self.inputs[n] for n, w in self.weights.items())
+        whole = sum(w @ self.inputs[n] for n, w in self.weights.items())
+        return float(change.square().sum() / whole.square().sum())
+
+    def held_out_noise(self) -> float:
+        return self.noise()
 
 
 def task_of(network: Network, bits: float = 3.1, **how) -> Task:
@@ -70,7 +72,7 @@ def measure(network: Network, task: Task, **how):
 def measured():
     network, seen = Network(), []
     task = task_of(network)
-    plan = measure(network, task, on_forward=lambda *told: seen.append(told))
+    plan = measure(network, task, on_layer=lambda *told: seen.append(told))
     return network, task, plan, seen
 
 
@@ -102,11 +104,20 @@ def test_sensitivities_are_kept(measured):
     assert plan.summary()["sensitivity_db"] == plan.sensitivity_db
 
 
+def test_a_layer_that_was_not_seen_to_matter_is_taken_to_matter_a_little():
+    network = Network()
+    network.inputs["blocks.3"].zero_()
+    found = measure(network, task_of(network)).sensitivity_db
+    least = 10 ** (found.pop("blocks.3") / 10)
+    shown = [10 ** (decibels / 10) - least for decibels in found.values()]
+    assert least == pytest.approx(0.1 * statistics.geometric_mean(shown), rel=0.01)
+
+
 def test_a_network_that_says_otherwise_on_other_questions_gets_the_table_plan():
     """What was measured on the first questions must not make an answer to the others worse."""
 
     class Deceiving(Network):
-        def noise(self) -> float:
+        def held_out_noise(self) -> float:
             table_like = all(
                 torch.equal(self.held[name], decoded) for name, decoded in self.by_table.items()
             )
@@ -147,4 +158,4 @@ def test_progress_can_stop_it():
             raise Stop
 
     with pytest.raises(Stop):
-        measure(Network(), task_of(Network()), on_forward=stop)
+        measure(Network(), task_of(Network()), on_layer=stop)

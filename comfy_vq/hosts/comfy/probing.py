@@ -97,14 +97,14 @@ def plan_by_measuring(
 
     Args:
         patcher, source: the MODEL, and its weights.
-        on_progress: told of forward passes; may raise to stop.
+        on_progress: told of layers that were tried; may raise to stop.
         say: told what is going on.
         calibration: under which the layers will be coded.
     """
     say("measuring how much each layer shows in the output")
     started = time.monotonic()
 
-    def on_forward(done: int, total: int, left: float | None) -> None:
+    def on_layer(done: int, total: int, left: float | None) -> None:
         on_progress(Progress(done, total, "measuring", left))
 
     device = comfy.model_management.get_torch_device()
@@ -120,7 +120,7 @@ def plan_by_measuring(
         return found.to(device) if found is not None and bool(found.any()) else None
 
     probe = probe_of(patcher, source, questions, native_side(table.family), raise_if_interrupted)
-    plan = measured_plan(task, table, read, probe, moments=moments, on_forward=on_forward)
+    plan = measured_plan(task, table, read, probe, moments=moments, on_layer=on_layer)
     say(f"planned by measuring in {duration(time.monotonic() - started)}")
     return plan
 
