@@ -57,16 +57,17 @@ def hadamard_matrix(order: int, device: torch.device | str = "cpu") -> Tensor:
     """
     if order < 1 or order & (order - 1):
         raise ValueError(f"a Hadamard rotation needs a power of two, not a block of {order}")
-    matrix = torch.ones(1, 1)
-    while matrix.shape[0] < order:
-        matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)), 0)
-    return matrix.to(device)
+    with torch.inference_mode(False):  # it is used in and out of that mode
+        matrix = torch.ones(1, 1)
+        while matrix.shape[0] < order:
+            matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)), 0)
+        return matrix.to(device)
 
 
 @lru_cache(maxsize=16)
 def hadamard_bytes(order: int, device: torch.device | str = "cpu") -> Tensor:
     """``hadamard_matrix`` in int8."""
-    with torch.inference_mode(False):  # it is used in and out of that mode
+    with torch.inference_mode(False):
         return hadamard_matrix(order, device).to(torch.int8)
 
 
