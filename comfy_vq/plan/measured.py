@@ -1,8 +1,8 @@
 """Plans from what coding really does to a network's output.
 
 Each layer is coded by itself and the network asked how much that shows; an exact knapsack over all widths
-makes a plan of these sensitivities. Since predictions have been wrong before, that plan and the table's are
-then compared as a whole, on questions of their own, and the better one is taken.
+makes plans of these sensitivities. Since predictions have been wrong before, they and the table's plan are
+then compared as a whole, on questions of their own, and the best is taken.
 
 Errors of layers are taken as independent. Adding them up as the vectors that they are predicts the noise of
 given codes better, but codes of another effort have other errors: plans made by that were worse in the end.
@@ -23,16 +23,16 @@ from torch import Tensor
 
 from .. import codecs
 from ..probe import Probe
-from .allocate import Options, allocate
+from .allocate import allocate
 from .layers import Choice
 from .plan import Plan
 from .task import TOLERANCE, Task
 
 EFFORT = "fast"
 """Of the codes that are tried: a layer's share of the noise hardly depends on it."""
-_UNSEEN = 0.1
-"""Of the layers' geometric mean, added to the sensitivity of each: a few questions cannot show that a layer
-never matters, in another size for instance."""
+_SHARES = (0.0, 0.1)
+"""Of the layers' geometric mean, added to the sensitivity of each; a plan is made with each of these. A few
+questions cannot show that a layer never matters, in another size for instance."""
 _HELD_BYTES = 3 << 30
 """Of codes that are kept for when a layer takes an option again."""
 
@@ -117,7 +117,7 @@ def measured_plan(
     seed: int = 0,
     on_layer: OnLayer = lambda done, total, left: None,
 ) -> Plan:
-    """A plan by what coding each layer does to the output, or the table's where that is better.
+    """The best of some plans by what coding each layer does to the output, and of the table's.
 
     Args:
         task: what is to be planned.
@@ -133,15 +133,14 @@ def measured_plan(
         measured, ``sensitivity_db`` holds what the layers were found to be.
     """
     rows = [row for row in range(len(task.layers)) if len(_columns(task, row)) > 1]
-    total = len(rows) + 2 * len(task.layers)
+    total = len(rows) + (1 + len(_SHARES)) * len(task.layers)
     trials = _Trials(task, read, probe, moments, seed, on_layer, total)
     found = _sensitivities(trials, rows)
-    task = replace(task, options=_scaled(task, found), sensitivity_db=_decibels(task, found))
-    measured = allocate(task.options, task.budget, TOLERANCE * task.numel)
-    plans = [
-        (trials.verified(chosen), chosen) for chosen in (measured, task.allocation(table.choices))
-    ]
-    noise, best = min(plans, key=lambda plan: plan[0])
+    informed = [_informed(task, found, share) for share in _SHARES]
+    plans = [(t, allocate(t.options, t.budget, TOLERANCE * t.numel)) for t in informed]
+    plans.append((informed[-1], task.allocation(table.choices)))
+    noises = [trials.verified(chosen) for _, chosen in plans]
+    noise, (task, best) = min(zip(noises, plans, strict=True), key=lambda pair: pair[0])
     on_layer(total, total, 0.0)
     return task.plan(best, -10 * math.log10(noise) if noise > 0 else None)
 
@@ -184,17 +183,13 @@ def _columns(task: Task, row: int) -> list[int]:
 
 
 def _sensitivities(trials: _Trials, rows: list[int]) -> dict[int, float]:
-    """Output noise per unit of weight NMSE, from the option of about the average's width; {} if none shows."""
+    """Output noise per unit of weight NMSE, from the option of about the average's width."""
     task, found, nmse = trials.task, {}, _nmse(trials.task)
     for row in rows:
         columns = [c for c in _columns(task, row) if c < len(task.widths)]
         option = min(columns, key=lambda c: abs(task.widths[c].bits - max(2, round(task.target))))
         found[row] = trials.noise(row, option) / nmse[option]
-    shown = [sensitivity for sensitivity in found.values() if sensitivity > 0]
-    if not shown:
-        return {}
-    least = _UNSEEN * statistics.geometric_mean(shown)
-    return {row: sensitivity + least for row, sensitivity in found.items()}
+    return found
 
 
 def _nmse(task: Task) -> np.ndarray:
@@ -202,14 +197,15 @@ def _nmse(task: Task) -> np.ndarray:
     return np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in task.widths] + [0.0])
 
 
-def _scaled(task: Task, found: dict[int, float]) -> Options:
-    """The task's options with measured sensitivities in the place of the table's."""
-    nmse = _nmse(task)
-    noise = task.options.noise.copy()
+def _informed(task: Task, found: dict[int, float], share: float) -> Task:
+    """The task with measured sensitivities, and a share of their mean, in the place of the table's."""
+    shown = [sensitivity for sensitivity in found.values() if sensitivity > 0]
+    if not shown:
+        return task
+    least, nmse = share * statistics.geometric_mean(shown), _nmse(task)
+    noise, decibels = task.options.noise.copy(), {}
     for row, sensitivity in found.items():
-        noise[row] = sensitivity * nmse
-    return replace(task.options, noise=noise)
-
-
-def _decibels(task: Task, found: dict[int, float]) -> dict[str, float]:
-    return {task.layers[row].name: round(10 * math.log10(s), 2) for row, s in found.items()}
+        noise[row] = (sensitivity + least) * nmse
+        if sensitivity + least > 0:
+            decibels[task.layers[row].name] = round(10 * math.log10(sensitivity + least), 2)
+    return replace(task, options=replace(task.options, noise=noise), sensitivity_db=decibels)
