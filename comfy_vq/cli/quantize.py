@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,8 +20,10 @@ from ..plan import FAMILIES, Plan, to_table
 from ..quantize import WeightSource, plan_for, quantize
 from ..reuse import saved_plan
 from . import arguments
-from .measuring import Measuring
 from .progress import quantization_bar
+
+if TYPE_CHECKING:
+    from .measuring import Measuring
 
 _AUTO, _TABLE, _MEASURED = "auto", "table", "measured"
 
@@ -114,6 +116,8 @@ def _plan(
     best = args.plan == _AUTO and args.effort == "best" and find_comfyui() is not None
     if args.plan != _MEASURED and not best:
         return plan, None
+    from .measuring import Measuring
+
     running = Measuring(args, plan.family, "--plan measured")
     return running.plan(weights, plan, how, heard), running
 
@@ -126,6 +130,8 @@ def _gate(
 ) -> Gate:
     if not args.gated:
         return Gate(heard)
+    from .measuring import Measuring
+
     return Gate(heard, (running or Measuring(args, family, "--gated")).probe)
 
 

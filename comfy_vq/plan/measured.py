@@ -26,7 +26,7 @@ from ..probe import Probe
 from .allocate import allocate
 from .layers import Choice
 from .plan import Plan
-from .task import TOLERANCE, Task
+from .task import TOLERANCE, Task, nmse_of
 
 EFFORT = "fast"
 """Of the codes that are tried: a layer's share of the noise hardly depends on it."""
@@ -184,7 +184,7 @@ def _columns(task: Task, row: int) -> list[int]:
 
 def _sensitivities(trials: _Trials, rows: list[int]) -> dict[int, float]:
     """Output noise per unit of weight NMSE, from the option of about the average's width."""
-    task, found, nmse = trials.task, {}, _nmse(trials.task)
+    task, found, nmse = trials.task, {}, nmse_of(trials.task.widths)
     for row in rows:
         columns = [c for c in _columns(task, row) if c < len(task.widths)]
         option = min(columns, key=lambda c: abs(task.widths[c].bits - max(2, round(task.target))))
@@ -192,17 +192,12 @@ def _sensitivities(trials: _Trials, rows: list[int]) -> dict[int, float]:
     return found
 
 
-def _nmse(task: Task) -> np.ndarray:
-    """Of unbiased codes of Gaussian weights, by option."""
-    return np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in task.widths] + [0.0])
-
-
 def _informed(task: Task, found: dict[int, float], share: float) -> Task:
     """The task with measured sensitivities, and a share of their mean, in the place of the table's."""
     shown = [sensitivity for sensitivity in found.values() if sensitivity > 0]
     if not shown:
         return task
-    least, nmse = share * statistics.geometric_mean(shown), _nmse(task)
+    least, nmse = share * statistics.geometric_mean(shown), nmse_of(task.widths)
     noise, decibels = task.options.noise.copy(), {}
     for row, sensitivity in found.items():
         noise[row] = (sensitivity + least) * nmse

@@ -247,10 +247,16 @@ def _options(
             stored = _stored_bits(width.codec, width.bits, layer.shape)
             if stored < bits[row, dense] and not barred[row, column]:
                 bits[row, column] = stored
-    # Least squares shrinks a weight by its NMSE d. The shrinking adds up over layers as noise does not,
-    # so what counts is the noise of a weight brought back to full length: d / (1 - d).
-    nmse = np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in widths] + [0.0])
-    return Options(bits, sensitivity[:, None] * nmse, set_bits)
+    return Options(bits, sensitivity[:, None] * nmse_of(widths), set_bits)
+
+
+def nmse_of(widths: Widths) -> np.ndarray:
+    """Error of Gaussian weights relative to their power, float64: by width, then 0 for dense.
+
+    Least squares shrinks a weight by its NMSE d. The shrinking adds up over layers as noise does not,
+    so what counts is the noise of a weight brought back to full length: d / (1 - d).
+    """
+    return np.array([1 / (10 ** (width.sqnr_db / 10) - 1) for width in widths] + [0.0])
 
 
 @cache

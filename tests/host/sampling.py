@@ -32,8 +32,8 @@ def load_dense(
     return comfy.sd.load_diffusion_model_state_dict(dict(weights), metadata=dict(metadata or {}))
 
 
-def rounding(weights: Mapping[str, Tensor], family: str) -> float:
-    """What becomes of a sample when every weight is the next larger number, relative to it.
+def rounding(reference: Tensor, weights: Mapping[str, Tensor], family: str) -> float:
+    """How far the sample of these weights moves when each is the next larger number.
 
     As much can come of sums in another order, such as layouts of memory and kinds of CPUs have.
     """
@@ -41,8 +41,7 @@ def rounding(weights: Mapping[str, Tensor], family: str) -> float:
         key: torch.nextafter(weight, torch.full_like(weight, torch.inf))
         for key, weight in weights.items()
     }
-    found = (sample(load_dense(dict(some)), family) for some in (weights, larger))
-    return relative_l2(*found)
+    return relative_l2(reference, sample(load_dense(larger), family))
 
 
 def relative_l2(reference: Tensor, candidate: Tensor) -> float:

@@ -47,8 +47,9 @@ def test_is_detected(model, family):
 
 def test_samples_as_the_dense_model_of_its_decoded_weights(model, vq, family):
     weights = vq.decode(torch.float32)
-    found = relative_l2(sample(load_dense(weights), family), sample(model, family))
-    assert found <= max(1e-5, 2 * rounding(weights, family))
+    expected = sample(load_dense(weights), family)
+    found = relative_l2(expected, sample(model, family))
+    assert found <= max(1e-5, 2 * rounding(expected, weights, family))
 
 
 def test_has_the_compressed_size(model, vq):

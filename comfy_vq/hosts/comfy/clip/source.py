@@ -86,7 +86,7 @@ def _idle_projections(model: nn.Module) -> set[str]:
 
 
 def _refuse_unfit(clip: comfy.sd.CLIP) -> None:
-    refuse_unfit(clip.patcher, "CLIP", "CLIP")
+    refuse_unfit(clip.patcher, "CLIP", "CLIP", "VQ Quantize CLIP")
     if not any(True for _ in clip.cond_stage_model.parameters()):
         raise VQError(
             f"this CLIP ({type(clip.cond_stage_model).__name__}) holds no text encoder, there is nothing to "

@@ -152,7 +152,7 @@ class ModelSource(PatchedSource):
     """
 
     def __init__(self, patcher: ModelPatcher) -> None:
-        refuse_unfit(patcher, "MODEL", "Model", _OF_A_MERGE)
+        refuse_unfit(patcher, "MODEL", "model", "VQ Quantize Model", _OF_A_MERGE)
         comfy.model_management.unload_model_and_clones(patcher)
         held = {weight.key: weight for weight in held_weights(patcher.model.diffusion_model)}
         shapes = {key: weight.tensor.shape for key, weight in held.items()}
@@ -170,17 +170,23 @@ class ModelSource(PatchedSource):
         )
 
 
-def refuse_unfit(patcher: ModelPatcher, what: str, node: str, advice: str = "") -> None:
-    """Raises VQError where a MODEL or CLIP is no dense one, or does more than its weights say."""
+def refuse_unfit(patcher: ModelPatcher, what: str, dense: str, node: str, advice: str = "") -> None:
+    """Raises VQError where a MODEL or CLIP is no dense one, or does more than its weights say.
+
+    Args:
+        what, dense: names in the message for what came in, and for what should have.
+        node: that it came into.
+        advice: of what else to do where it is quantized already.
+    """
     if origin_of(patcher) is not None:
         raise VQError(
-            f"this {what} is vector-quantized already: connect the dense {what} to VQ Quantize {node}, "
+            f"this {what} is vector-quantized already: connect the dense {dense} to {node}, "
             f"quantizing twice would add the errors up{advice}"
         )
     if patcher.injections.get("bypass_lora"):
         raise VQError(
             f"this {what} carries a bypass LoRA, which runs beside the weights and cannot be baked into them: "
-            f"put it after VQ Quantize {node}, or load it with the ordinary LoRA loader before"
+            f"put it after {node}, or load it with the ordinary LoRA loader before"
         )
 
 
