@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -145,16 +146,21 @@ def _made(chosen: Sequence[Format], dense: Path, folder: Path) -> list[Named]:
     folder.mkdir(parents=True, exist_ok=True)
     weights, made = checkpoint.open_dense(dense), []
     for one in chosen:
-        started = time.process_time()
+        started = _processor_seconds()
         try:
             path = one.file(weights, folder)
         except (ImportError, VQError) as error:
             print(f"NOT COMPARED: {one.name}: {error}", flush=True)
             continue
         made.append(Named(one.name, path, size_in(path)))
-        spent = time.process_time() - started
+        spent = _processor_seconds() - started
         print(f"{one.name}: {made[-1].size.bits_per_weight:.3f} bits, {spent:.1f} s", flush=True)
     return sorted(made, key=lambda named: -named.size.nbytes)
+
+
+def _processor_seconds() -> float:
+    """Of this process and of the commands that it has run."""
+    return sum(os.times()[:4])
 
 
 if __name__ == "__main__":
