@@ -60,13 +60,18 @@ def painted(server, prompt: dict, record: dict) -> bytes:
     return picture.tobytes()
 
 
-def interrupted(server, prompt: dict) -> str:
-    """Interrupt a prompt six seconds after it has begun; the class of the node that it was in."""
+def interrupted(server, prompt: dict) -> tuple[str, float]:
+    """Interrupt a prompt six seconds after it has begun, amid its work.
+
+    Returns:
+        The class of the node that it was in, and after how many seconds that gave way.
+    """
     prompt_id = server.post_prompt(prompt)
     while server.get("/queue")["queue_running"] == []:
         time.sleep(0.1)
     time.sleep(6)
     assert server.history(prompt_id) is None
+    pressed = time.time()
     server.interrupt()
     (stopped,) = messages(server.wait(prompt_id, 30), "execution_interrupted")
-    return stopped["node_type"]
+    return stopped["node_type"], stopped["timestamp"] / 1000 - pressed
