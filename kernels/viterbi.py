@@ -70,16 +70,15 @@ class _Trellis:
         marked.bitwise_and_(~last).bitwise_or_(self.marks)
         best = costs.view(marked.shape).amin(1).view(len(costs), self.turns, -1)
         best = best.transpose(1, 2).flatten(1)  # by the states' own order
-        turns.copy_(self._packed(best.view(torch.int32) & last))
+        self._pack(best.view(torch.int32).to(torch.uint8) & last, turns)
         return best.sub_(best.amin(1, keepdim=True))
 
-    def _packed(self, turns: Tensor) -> Tensor:
-        """Numbers of ``bits`` bits ``[rows, branches]``, several in each that is left."""
-        parts = turns.view(len(turns), self.per_byte, -1)
-        packed = parts[:, 0]
+    def _pack(self, turns: Tensor, packed: Tensor) -> None:
+        """Bytes of numbers of ``bits`` bits ``[rows, branches]``, several in each of ``packed``."""
+        parts = turns.view(len(turns), self.per_byte, -1).unbind(1)
+        packed.copy_(parts[0])
         for n in range(1, self.per_byte):
-            packed |= parts[:, n] << (8 // self.per_byte * n)
-        return packed
+            packed.add_(parts[n], alpha=1 << 8 // self.per_byte * n)
 
     def _traced(self, state: Tensor, back: Tensor) -> Tensor:
         states = torch.empty(back.shape[:2], dtype=torch.int64, device=back.device)

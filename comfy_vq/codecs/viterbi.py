@@ -22,8 +22,9 @@ GROUP = 8
 
 _AROUND = 64
 """Weights on either side of a row's end from which the states there are found."""
-_CPU_METRICS, _METRICS = 1 << 18, 1 << 26
-"""States whose costs are held at a time: as many as stay in a CPU's cache, or keep a card busy."""
+_CPU_METRICS, _METRICS = 1 << 19, 1 << 26
+"""States whose costs are held at a time: enough that calls of operators do not count, and that stay in a CPU's
+cache; or as many as keep a card busy."""
 _BYTES = 1 << 30
 """Memory of a card for the steps back."""
 
