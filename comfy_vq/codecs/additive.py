@@ -75,6 +75,9 @@ class BeamSearch:
         codes = beam.search(groups, values, self.width)[0]
         return codes.view(len(unit), -1, len(values))
 
+    def rows_at_once(self, columns: int) -> int:
+        return 0
+
     def error(self, groups: Tensor) -> float:
         """Summed squared error of the codes of ``[n, 8]``."""
         return float(beam.search(groups, self.shared.values(), self.width)[1].sum())

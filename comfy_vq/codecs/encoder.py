@@ -27,7 +27,7 @@ _CPU_SLAB, _SLAB = 1 << 17, 1 << 22
 _FED_SLAB = 1 << 20
 """The same where errors are fed back."""
 _LEAST_ROWS = 32
-"""Of a slab. With fewer the many short steps of a search for paths cost more than what they do."""
+"""Of a slab."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,10 @@ class Search(Protocol):
     backwards: bool
     """Whether it goes from a row's last weight to its first."""
 
+    def rows_at_once(self, columns: int) -> int:
+        """Rows that a thread of a CPU searches well without moments; 0 where one is as good as many."""
+        ...
+
     @property
     def kind(self) -> type[kernels.Additive | kernels.Trellis]:
         """As what the kernels decode the codes."""
@@ -109,12 +113,12 @@ class Coder:
         return {"codes": torch.cat(codes), "scales": half_scales(torch.cat(scales))}
 
     def _rows_at_once(self, matrix: Tensor) -> int:
-        size = _CPU_SLAB if matrix.device.type == "cpu" else _SLAB
-        if (
-            self.moments is not None
-        ):  # a step takes one group of each row, so many rows have to make up a batch
-            size = _FED_SLAB
-        return max(_LEAST_ROWS, size // matrix.shape[1])
+        columns, on_cpu = matrix.shape[1], matrix.device.type == "cpu"
+        if self.moments is not None:
+            # a step takes one group of each row, so many rows have to make up a batch
+            return max(_LEAST_ROWS, _FED_SLAB // columns)
+        least = max(_LEAST_ROWS, self.search.rows_at_once(columns) if on_cpu else 0)
+        return max(least, (_CPU_SLAB if on_cpu else _SLAB) // columns)
 
     def _aim(self, rotation: Rotation | None) -> Aim | None:
         """What the search is for in the rotated matrix."""

@@ -27,6 +27,9 @@ from .weight import CodebookSet, VQWeight, to_matrix
 
 BITS = range(2, 6)
 WINDOWS = (10, 12)
+_ROWS, _BYTES = 128, 1 << 28
+"""Rows that a thread searches together, so that calls of operators do not count, and a byte for each branch of
+their steps."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class ViterbiSearch:
             rows = feedback.attainable(unit, aim, "trellis", self.bits)
             return feedback.trellis(rows, values, self.bits, aim)
         return viterbi.search(unit, values, self.bits)
+
+    def rows_at_once(self, columns: int) -> int:
+        branches = self.shared.codebooks.shape[1] >> self.bits
+        return min(_ROWS, _BYTES // (columns * branches))
 
 
 class Trellis(OnGrid):
