@@ -39,7 +39,7 @@ def threads():
 )
 def test_the_number_of_threads_does_not_show(source, tmp_path, threads, codec, effort):
     found = set()
-    for count in (1, 3) if effort == "best" or codec == "trellis" else (1, 2, 3, 8):
+    for count in (1, 2, 3, 8):
         threads(count)
         checkpoint.save(
             tmp_path / "vq",

@@ -199,8 +199,8 @@ def test_the_list_and_the_fingerprint_follow_the_file(output):
     assert LoadVQCalibration.fingerprint_inputs(Path(path).name) != before
 
 
-def quantized(family, model, calibration, cache=None, gated=True):
-    positive, negative = FAMILIES[family].conditioning(3) if gated else (None, None)
+def quantized(family, model, calibration, cache=None):
+    positive, negative = FAMILIES[family].conditioning(3)
     latent = {"samples": FAMILIES[family].empty_latent()}
     how = {"planning": Planning(positive=positive, negative=negative, latent=latent)}
     return quantize_model(model, 3.2, "fast", "", cache=cache, calibration=calibration, **how)
@@ -209,16 +209,15 @@ def quantized(family, model, calibration, cache=None, gated=True):
 def test_a_calibrated_model_is_as_large_and_nearer_to_the_dense_one(family):
     model = load_dense(tiny_state_dict(family))
     found = calibrated(family, model, pictures=2)
-    gated = family != "sd15"  # of hundreds of layers; workflows over HTTP ask about each
     plain, _ = quantized(family, model, None)
-    fed, report = quantized(family, model, found, gated=gated)
+    fed, report = quantized(family, model, found)
     read = origin_of(fed).read()
     assert read.nbytes == origin_of(plain).read().nbytes
     expected = sample(model, family)
     fed_l2, plain_l2 = (relative_l2(expected, sample(m, family)) for m in (fed, plain))
     assert fed_l2 < 0.8 * plain_l2
     said = read.plan["calibration"]
-    assert said["pictures"] == 2 and said["gated"] == gated and said["layers"] > 0
+    assert said["pictures"] == 2 and said["gated"] and said["layers"] > 0
     assert describe(said) in report
 
 
