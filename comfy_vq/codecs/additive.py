@@ -75,7 +75,7 @@ class BeamSearch:
         codes = beam.search(groups, values, self.width)[0]
         return codes.view(len(unit), -1, len(values))
 
-    def rows_at_once(self, columns: int) -> int:
+    def least_rows(self, columns: int) -> int:
         return 0
 
     def error(self, groups: Tensor) -> float:

@@ -71,8 +71,8 @@ class Search(Protocol):
     backwards: bool
     """Whether it goes from a row's last weight to its first."""
 
-    def rows_at_once(self, columns: int) -> int:
-        """Rows that a thread of a CPU searches well without moments; 0 where one is as good as many."""
+    def least_rows(self, columns: int) -> int:
+        """Rows of a CPU's slabs at least, without moments; 0 where one is as good as many."""
         ...
 
     @property
@@ -102,7 +102,7 @@ class Coder:
 
     def code(self, matrix: Tensor, rotation: Rotation | None) -> dict[str, Tensor]:
         """The pieces to store: uint8 codes ``[rows, groups, bits]`` and float16 scales ``[rows]``."""
-        slabs = matrix.split(self._rows_at_once(matrix))
+        slabs = matrix.split(self._slab_rows(matrix))
         slab_of = partial(self._slab, rotation, self._aim(rotation))
         codes, scales = [], []
         for slab, (code, scale) in zip(slabs, map_slabs(slab_of, slabs), strict=True):
@@ -112,12 +112,12 @@ class Coder:
                 self.on_progress(slab.numel())
         return {"codes": torch.cat(codes), "scales": half_scales(torch.cat(scales))}
 
-    def _rows_at_once(self, matrix: Tensor) -> int:
+    def _slab_rows(self, matrix: Tensor) -> int:
         columns, on_cpu = matrix.shape[1], matrix.device.type == "cpu"
         if self.moments is not None:
             # a step takes one group of each row, so many rows have to make up a batch
             return max(_LEAST_ROWS, _FED_SLAB // columns)
-        least = max(_LEAST_ROWS, self.search.rows_at_once(columns) if on_cpu else 0)
+        least = max(_LEAST_ROWS, self.search.least_rows(columns) if on_cpu else 0)
         return max(least, (_CPU_SLAB if on_cpu else _SLAB) // columns)
 
     def _aim(self, rotation: Rotation | None) -> Aim | None:

@@ -27,9 +27,8 @@ from .weight import CodebookSet, VQWeight, to_matrix
 
 BITS = range(2, 6)
 WINDOWS = (10, 12)
-_ROWS, _BYTES = 128, 1 << 28
-"""Rows that a thread searches together, so that calls of operators do not count, and a byte for each branch of
-their steps."""
+_ROWS = 128
+"""Of a CPU's slabs at least, so that calls of operators do not count."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,11 @@ class ViterbiSearch:
             return feedback.trellis(rows, values, self.bits, aim)
         return viterbi.search(unit, values, self.bits)
 
-    def rows_at_once(self, columns: int) -> int:
-        branches = self.shared.codebooks.shape[1] >> self.bits
-        return min(_ROWS, _BYTES // (columns * branches))
+    def least_rows(self, columns: int) -> int:
+        codebooks = self.shared.codebooks
+        states = codebooks.shape[1]
+        most = viterbi.rows_at_once(codebooks.device, columns, states, states >> self.bits)
+        return min(_ROWS, most)
 
 
 class Trellis(OnGrid):

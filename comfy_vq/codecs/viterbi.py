@@ -25,8 +25,8 @@ _AROUND = 64
 _CPU_METRICS, _METRICS = 1 << 19, 1 << 26
 """States whose costs are held at a time: enough that calls of operators do not count, and that stay in a CPU's
 cache; or as many as keep a card busy."""
-_BYTES = 1 << 30
-"""Memory of a card for the steps back."""
+_CPU_BYTES, _BYTES = 1 << 28, 1 << 30
+"""Memory of a thread, or of a card, for the steps back: a byte for each branch."""
 
 
 def search(unit: Tensor, table: Tensor, bits: int) -> Tensor:
@@ -66,9 +66,9 @@ def joint(weights: Tensor, table: Tensor, bits: int) -> Tensor:
 
 def rows_at_once(device: torch.device, columns: int, states: int, branches: int) -> int:
     """How many rows to search together."""
-    if device.type == "cpu":
-        return max(1, _CPU_METRICS // states)
-    return max(1, min(_METRICS // states, _BYTES // (columns * branches)))
+    on_cpu = device.type == "cpu"
+    metrics, nbytes = (_CPU_METRICS, _CPU_BYTES) if on_cpu else (_METRICS, _BYTES)
+    return max(1, min(metrics // states, nbytes // (columns * branches)))
 
 
 def packed(digits: Tensor, bits: int) -> Tensor:
