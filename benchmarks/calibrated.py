@@ -149,7 +149,7 @@ def run(words: Sequence[str]) -> None:
     one = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=one)
     if done.returncode:
-        raise VQError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+        raise VQError(f"{' '.join(command)}: {_last_line(done.stderr)}")
 
 
 def watched(words: Sequence[str]) -> dict[str, float]:
@@ -164,8 +164,12 @@ def watched(words: Sequence[str]) -> dict[str, float]:
     told = process.stderr.read().decode(errors="replace")
     _, status, used = os.wait4(process.pid, 0)
     if status:
-        raise VQError(f"comfy_vq {' '.join(words)}: {told.strip().splitlines()[-1]}")
+        raise VQError(f"comfy_vq {' '.join(words)}: {_last_line(told)}")
     return {"make s": used.ru_utime + used.ru_stime, "make GB": used.ru_maxrss / 1e6}
+
+
+def _last_line(told: str) -> str:
+    return (told.strip().splitlines() or ["it said nothing; it may have run out of memory"])[-1]
 
 
 def said(spent: Mapping[str, float]) -> str:

@@ -1,8 +1,10 @@
 """Plans from what coding really does to a network's output.
 
 Each layer is coded by itself and the network asked how much that shows; an exact knapsack over all widths
-makes plans of these sensitivities. Since predictions have been wrong before, they and the table's plan are
-then compared as a whole, on questions of their own, and the best is taken.
+makes plans of these sensitivities. Layers that are coded under moments do not have the errors of Gaussian weights,
+so they are tried again at the widths that such a plan gives them, and planned anew. Since predictions have
+been wrong before, all plans and the table's are compared as a whole, on questions of their own, and the best is
+taken.
 
 Errors of layers are taken as independent. Adding them up as the vectors that they are predicts the noise of
 given codes better, but codes of another effort have other errors: plans made by that were worse in the end.
@@ -13,7 +15,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,6 +35,8 @@ EFFORT = "fast"
 _SHARES = (0.0, 0.1)
 """Of the layers' geometric mean, added to the sensitivity of each; a plan is made with each of these. A few
 questions cannot show that a layer never matters, in another size for instance."""
+_ROUNDS = 3
+"""Of planning, and trying layers under moments at the widths that they got."""
 _HELD_BYTES = 3 << 30
 """Of codes that are kept for when a layer takes an option again."""
 
@@ -107,6 +111,15 @@ class _Trials:
         self.on_layer(self.done, self.total, left)
 
 
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """An allocation, the task that it was made of, and the noise that it was found to add."""
+
+    noise: float
+    task: Task
+    chosen: np.ndarray
+
+
 def measured_plan(
     task: Task,
     table: Plan,
@@ -133,16 +146,34 @@ def measured_plan(
         measured, ``sensitivity_db`` holds what the layers were found to be.
     """
     rows = [row for row in range(len(task.layers)) if len(_columns(task, row)) > 1]
-    total = len(rows) + (1 + len(_SHARES)) * len(task.layers)
+    again = [row for row in rows if moments(task.layers[row].name) is not None]
+    later = _ROUNDS - 1 if again else 0
+    verified = 1 + len(_SHARES) * (1 + later)
+    total = len(rows) + later * len(again) + verified * len(task.layers)
     trials = _Trials(task, read, probe, moments, seed, on_layer, total)
-    found = _sensitivities(trials, rows)
-    informed = [_informed(task, found, share) for share in _SHARES]
-    plans = [(t, allocate(t.options, t.budget, TOLERANCE * t.numel)) for t in informed]
-    plans.append((informed[-1], task.allocation(table.choices)))
-    noises = [trials.verified(chosen) for _, chosen in plans]
-    noise, (task, best) = min(zip(noises, plans, strict=True), key=lambda pair: pair[0])
+
+    def judged(informed: Task, chosen: np.ndarray) -> _Judged:
+        return _Judged(trials.verified(chosen), informed, chosen)
+
+    seen: dict[int, dict[int, float]] = {row: {} for row in rows}
+    wanted, found = {row: _usual(task, row) for row in rows}, list[_Judged]()
+    for number in range(1 + later):
+        for row, option in wanted.items():
+            seen[row][option] = trials.noise(row, option)
+        if number:
+            trials.count(len(again) - len(wanted))
+        informed = [_informed(task, seen, share) for share in _SHARES]
+        plans = [judged(t, allocate(t.options, t.budget, TOLERANCE * t.numel)) for t in informed]
+        found += plans
+        chosen = min(plans, key=lambda plan: plan.noise).chosen.tolist()
+        wanted = {row: chosen[row] for row in again if chosen[row] < len(task.widths)}
+        wanted = {row: option for row, option in wanted.items() if option not in seen[row]}
+        if not wanted:
+            break
+    found.append(judged(found[-1].task, task.allocation(table.choices)))
     on_layer(total, total, 0.0)
-    return task.plan(best, -10 * math.log10(noise) if noise > 0 else None)
+    best = min(found, key=lambda plan: plan.noise)
+    return best.task.plan(best.chosen, -10 * math.log10(best.noise) if best.noise > 0 else None)
 
 
 def coded(
@@ -182,25 +213,39 @@ def _columns(task: Task, row: int) -> list[int]:
     return sorted(np.flatnonzero(np.isfinite(bits)).tolist(), key=lambda column: bits[column])
 
 
-def _sensitivities(trials: _Trials, rows: list[int]) -> dict[int, float]:
-    """Output noise per unit of weight NMSE, from the option of about the average's width."""
-    task, found, nmse = trials.task, {}, nmse_of(trials.task.widths)
-    for row in rows:
-        columns = [c for c in _columns(task, row) if c < len(task.widths)]
-        option = min(columns, key=lambda c: abs(task.widths[c].bits - max(2, round(task.target))))
-        found[row] = trials.noise(row, option) / nmse[option]
-    return found
+def _usual(task: Task, row: int) -> int:
+    """The option of about the average's width."""
+    columns = [c for c in _columns(task, row) if c < len(task.widths)]
+    return min(columns, key=lambda c: abs(task.widths[c].bits - max(2, round(task.target))))
 
 
-def _informed(task: Task, found: dict[int, float], share: float) -> Task:
-    """The task with measured sensitivities, and a share of their mean, in the place of the table's."""
-    shown = [sensitivity for sensitivity in found.values() if sensitivity > 0]
+def _informed(task: Task, seen: Mapping[int, Mapping[int, float]], share: float) -> Task:
+    """The task with measured sensitivities, and a share of their mean, in the place of the table's.
+
+    Args:
+        seen: output noise by row and option, that of about the average's width first.
+    """
+    nmse = nmse_of(task.widths)
+    first = {
+        row: noises[next(iter(noises))] / nmse[next(iter(noises))] for row, noises in seen.items()
+    }
+    shown = [sensitivity for sensitivity in first.values() if sensitivity > 0]
     if not shown:
         return task
-    least, nmse = share * statistics.geometric_mean(shown), nmse_of(task.widths)
+    least = share * statistics.geometric_mean(shown)
     noise, decibels = task.options.noise.copy(), {}
-    for row, sensitivity in found.items():
-        noise[row] = (sensitivity + least) * nmse
+    for row, sensitivity in first.items():
+        noise[row] = (_between(seen[row], nmse) + least) * nmse
         if sensitivity + least > 0:
             decibels[task.layers[row].name] = round(10 * math.log10(sensitivity + least), 2)
     return replace(task, options=replace(task.options, noise=noise), sensitivity_db=decibels)
+
+
+def _between(noises: Mapping[int, float], nmse: np.ndarray) -> np.ndarray:
+    """Output noise per unit of weight NMSE, by option: between the tried ones on a line over log NMSE, both
+    in decibels, and beyond them as the nearest."""
+    tried = sorted(noises, key=lambda option: nmse[option])
+    found = np.array([noises[option] / nmse[option] for option in tried])
+    tiny = np.finfo(np.float64).tiny
+    x, y = np.log(np.maximum(nmse, tiny)), np.log(np.maximum(found, tiny))
+    return np.exp(np.interp(x, x[tried], y))

@@ -126,6 +126,45 @@ def test_a_layer_that_was_not_seen_to_matter_is_taken_to_matter_a_little():
     assert least == pytest.approx(0.1 * statistics.geometric_mean(shown), rel=0.01)
 
 
+class Breaking(Network):
+    """A layer that hardly shows, until it is coded by less than three bits."""
+
+    def exchange(self, layer: str, weight: Tensor | VQWeight | None) -> None:
+        super().exchange(layer, weight)
+        if (
+            layer == "blocks.0"
+            and isinstance(weight, VQWeight)
+            and weight.nbytes < weight.numel / 3
+        ):
+            own = self.weights[layer]
+            self.held[layer] = own + 30 * (self.held[layer] - own)
+
+
+def all_alike(layer: str) -> Tensor:
+    return torch.eye(SHAPES[layer][1])[None]
+
+
+def test_layers_under_moments_are_tried_at_the_widths_that_they_get():
+    network = Breaking()
+    task = task_of(network)
+    once = measure(network, task)
+    assert once.choices == task.solve().choices  # what looked better than the table broke
+    again = measure(network, task, moments=all_alike)
+    assert again.choices["blocks.0"].bits == 3
+    assert noise_of(network, again) < 0.1 * noise_of(network, once)
+    assert abs(again.bits - 3.1) <= 0.02
+
+
+def test_progress_counts_up_where_layers_are_tried_again():
+    network, seen = Network(), []
+    measure(
+        network, task_of(network), moments=all_alike, on_layer=lambda *told: seen.append(told[:2])
+    )
+    done, totals = zip(*seen, strict=True)
+    assert list(done) == sorted(done)
+    assert set(totals) == {done[-1]}
+
+
 def test_a_network_that_says_otherwise_on_other_questions_gets_the_table_plan():
     """What was measured on the first questions must not make an answer to the others worse."""
 
