@@ -19,7 +19,7 @@ from . import beam, feedback
 from .codebooks import ENTRIES, GROUP, shipped_set, train
 from .encoder import EFFORTS, Coder
 from .feedback import Aim
-from .on_grid import AXES, OnGrid, usual_rotation
+from .on_grid import AXES, OnGrid, OnGridSpec, usual_rotation
 from .records import check_fields, rotation_from, rotation_record
 from .registry import OnProgress
 from .threads import one_thread
@@ -33,7 +33,7 @@ _LARGEST_GAIN_DB = 3.0
 
 
 @dataclass(frozen=True)
-class AdditiveSpec:
+class AdditiveSpec(OnGridSpec):
     """How a weight was coded.
 
     Attributes:
@@ -43,6 +43,7 @@ class AdditiveSpec:
     """
 
     codec: ClassVar[str] = "additive"
+    kind: ClassVar = kernels.Additive
     codebooks: int
     rotation: Rotation | None = None
     entries: int = ENTRIES
@@ -87,7 +88,6 @@ class Additive(OnGrid):
     """The whole number of a weight is a sum of M entries."""
 
     name = "additive"
-    kind = kernels.Additive
 
     def spec_for(
         self, bits: int, shape: tuple[int, ...], seed: int = 0, effort: str = "balanced"

@@ -21,6 +21,9 @@ class Int8Spec:
 
     codec: ClassVar[str] = "int8"
 
+    def coded(self, weight: VQWeight) -> kernels.Int8:
+        return kernels.Int8(weight.tensors["codes"], weight.tensors["scales"])
+
 
 class Int8:
     """weight[n, k] = scales[n] * codes[n, k] / 128, codes in -127..127.
@@ -63,9 +66,6 @@ class Int8:
         return VQWeight(
             self.spec_for(bits, tuple(weight.shape)), tuple(weight.shape), weight.dtype, tensors
         )
-
-    def coded(self, weight: VQWeight) -> kernels.Int8:
-        return kernels.Int8(weight.tensors["codes"], weight.tensors["scales"])
 
     def pieces(self, spec: Int8Spec, shape: tuple[int, ...]) -> dict[str, Piece]:
         rows, columns = matrix_shape(shape)

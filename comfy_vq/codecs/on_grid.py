@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,27 +16,31 @@ AXES = "out,kh,kw,in"
 """The order in which a weight is coded, as files name it."""
 
 
-class OnGrid:
-    """weight = row scale * step * (a whole number - offset), rotated back.
+class OnGridSpec:
+    """What specifications have in common, besides ``bits``."""
 
-    Specifications have ``bits`` and ``rotation``.
-    """
-
-    name: str
-    version = 1
-    kind: type[kernels.Additive | kernels.Trellis]
-
-    def supports(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) in RANKS and 0 not in shape and shape[1] % GROUP == 0
+    codec: ClassVar[str]
+    kind: ClassVar[type[kernels.Additive | kernels.Trellis]]
+    rotation: Rotation | None
 
     def coded(self, weight: VQWeight) -> kernels.Additive | kernels.Trellis:
         codes, scales, shared = weight.tensors["codes"], weight.tensors["scales"], weight.codebooks
         if shared is None:
             raise VQError(
-                f"field codebooks: a weight of codec {self.name} has no codebook set; read it anew"
+                f"field codebooks: a weight of codec {self.codec} has no codebook set; read it anew"
             )
         grid = shared.codebooks, shared.step, shared.offset
-        return self.kind(codes, *grid, scales, weight.spec.rotation, weight.shape[1])
+        return self.kind(codes, *grid, scales, self.rotation, weight.shape[1])
+
+
+class OnGrid:
+    """weight = row scale * step * (a whole number - offset), rotated back."""
+
+    name: str
+    version = 1
+
+    def supports(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) in RANKS and 0 not in shape and shape[1] % GROUP == 0
 
     def pieces(self, spec: Any, shape: tuple[int, ...]) -> dict[str, Piece]:
         if spec.rotation is not None and shape[1] % spec.rotation.block:

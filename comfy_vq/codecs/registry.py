@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..errors import VQError
-from ..kernels import Coded
 from .weight import Piece, VQWeight
 
 OnProgress = Callable[[float], None]
@@ -14,7 +13,7 @@ OnProgress = Callable[[float], None]
 
 
 class Codec(Protocol):
-    """What a codec provides. ``spec`` is always an instance of the codec's own frozen dataclass."""
+    """What a codec provides. ``spec`` is always an instance of the codec's own ``Spec``."""
 
     name: str
     version: int
@@ -31,10 +30,6 @@ class Codec(Protocol):
 
     encode: Callable[..., VQWeight]
     """Code a checked float weight; keyword options as in ``codecs.encode``."""
-
-    def coded(self, weight: VQWeight) -> Coded:
-        """The coded matrix (see ``weight.to_matrix``) as the kernels take it."""
-        ...
 
     def pieces(self, spec: Any, shape: tuple[int, ...]) -> dict[str, Piece]:
         """The tensors that a layer stores."""

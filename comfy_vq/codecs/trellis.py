@@ -20,7 +20,7 @@ from . import feedback, viterbi
 from .codebooks import shipped_table
 from .encoder import EFFORTS, Coder
 from .feedback import Aim
-from .on_grid import AXES, OnGrid, usual_rotation
+from .on_grid import AXES, OnGrid, OnGridSpec, usual_rotation
 from .records import check_fields, rotation_from, rotation_record
 from .registry import OnProgress
 from .weight import CodebookSet, VQWeight, to_matrix
@@ -32,7 +32,7 @@ _ROWS = 128
 
 
 @dataclass(frozen=True)
-class TrellisSpec:
+class TrellisSpec(OnGridSpec):
     """How a weight was coded.
 
     Attributes:
@@ -42,6 +42,7 @@ class TrellisSpec:
     """
 
     codec: ClassVar[str] = "trellis"
+    kind: ClassVar = kernels.Trellis
     bits: int
     window: int = 12
     rotation: Rotation | None = None
@@ -79,7 +80,6 @@ class Trellis(OnGrid):
     """The whole number of a weight is the entry that its window names."""
 
     name = "trellis"
-    kind = kernels.Trellis
 
     def spec_for(
         self, bits: int, shape: tuple[int, ...], seed: int = 0, effort: str = "balanced"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -76,12 +76,23 @@ class CodebookSet:
         return replace(self, codebooks=self.codebooks.to(device))
 
 
+class Spec(Protocol):
+    """How a weight was coded: a frozen dataclass of a codec."""
+
+    codec: ClassVar[str]
+    """Registry name."""
+
+    def coded(self, weight: VQWeight) -> kernels.Coded:
+        """The coded matrix (see ``to_matrix``) as the kernels take it."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class VQWeight:
     """A coded weight.
 
     Attributes:
-        spec: how it was coded; a frozen dataclass of its codec.
+        spec: how it was coded; a frozen dataclass of its codec, see ``Spec``.
         shape: logical shape, ``[out, in]``, or ``[out, in, *kernel]`` of a convolution in one, two
             or three dimensions.
         dtype: of the weight that was coded; what a dense copy is written as.
@@ -129,9 +140,7 @@ class VQWeight:
 
     def coded(self) -> kernels.Coded:
         """As the kernels take it."""
-        from .registry import get
-
-        return get(self.codec).coded(self)
+        return self.spec.coded(self)
 
     def rows(self, part: slice) -> VQWeight:
         """A slice of its outputs, which shares the memory."""
