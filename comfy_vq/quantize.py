@@ -104,7 +104,8 @@ def quantize(
         seed: the same weights, bits, effort and seed give the same model.
         progress: see ``OnProgress``.
         plan: instead of making one.
-        gate: with a calibration of this model, for feedback of errors where it helps.
+        gate: with a calibration of this model, for feedback of errors where it helps. Layers that see
+            nothing but the time step have feedback without it, see ``moments_of_time``.
 
     Returns:
         The model, its tensors on the CPU.
@@ -132,8 +133,10 @@ def quantize(
         tensor = weights.read(key)
         coded = None
         if choice is not None and choice.codec is not None:
+            # what holds for all time steps is not left for those that a calibration has heard
+            judge = None if name in known else gate
             how = {"effort": effort, "seed": seed, "known": known.get(name)}
-            coded = _encode(name, tensor.to(device), choice, spare, clock, gate, **how)
+            coded = _encode(name, tensor.to(device), choice, spare, clock, judge, **how)
         if coded is None:
             dense[key] = _own_memory(tensor)
             if choice is not None and choice.codec is None:

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from comfy_vq import codecs
+from comfy_vq.calibration import Calibration, Moments
+from comfy_vq.calibration.gate import Gate
 from comfy_vq.hosts.diffusers import load_unet
 from comfy_vq.quantize import plan_for, quantize
 from comfy_vq.timestep import STEPS, layers_of_time, moments_of_time, sinusoids
@@ -101,6 +103,28 @@ def test_a_quantized_model_tells_time_better_than_its_weights_alone_would(tensor
         assert fed < 0.5 * left
         compared += 1
     assert compared >= 3
+
+
+def test_a_calibration_of_a_few_time_steps_changes_nothing_of_what_holds_for_all(tensors):
+    weights = Weights({key: tensor.half() for key, tensor in tensors.items()})
+    plan = plan_for(weights, 3.0, family="generic", codec="additive")
+    known, shapes = moments_of_time(weights), {layer.name: layer.shape for layer in plan.layers}
+    heard = {name: few_directions(shape[1]) for name, shape in shapes.items()}
+    gate = Gate(Calibration(shapes, heard, 1))
+    plain, calibrated = (
+        quantize(weights, 3.0, effort="fast", plan=plan, gate=g) for g in (None, gate)
+    )
+    coded = {name: weight for name, weight in plain.layers.items() if weight.codec == "additive"}
+    assert coded.keys() & known.keys() and coded.keys() - known.keys()
+    for name, weight in coded.items():
+        same = torch.equal(weight.tensors["codes"], calibrated.layers[name].tensors["codes"])
+        assert same == (name in known)
+    assert not known.keys() & {*gate.kept, *gate.refused}
+
+
+def few_directions(width: int) -> Moments:
+    x = torch.randn(4, width, generator=torch.Generator().manual_seed(1))
+    return Moments((x.T @ x)[None], len(x))
 
 
 def test_they_are_coded_in_groups_whatever_the_codec(tensors):

@@ -20,7 +20,7 @@ from .scales import fit_scales, half_scales, unbiased_scales
 from .threads import map_slabs, one_thread
 from .weight import CodebookSet
 
-REVISION = 3
+REVISION = 4
 """Counts changes of what a quantization makes of the same weights and settings, for its cache."""
 _CPU_SLAB, _SLAB = 1 << 17, 1 << 22
 """Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere."""

@@ -116,7 +116,7 @@ def plan_by_measuring(
 
     def moments(layer: str) -> torch.Tensor | None:
         heard = None if calibration is None else calibration.moments.get(layer)
-        found = known.get(layer) if heard is None else heard.mean()
+        found = heard.mean() if heard is not None and layer not in known else known.get(layer)
         return found.to(device) if found is not None and bool(found.any()) else None
 
     probe = probe_of(patcher, source, questions, native_side(table.family), raise_if_interrupted)
