@@ -22,8 +22,9 @@ from .weight import CodebookSet
 
 REVISION = 4
 """Counts changes of what a quantization makes of the same weights and settings, for its cache."""
-_CPU_SLAB, _SLAB = 1 << 17, 1 << 22
-"""Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere."""
+_CPU_SLAB, _SLAB = 1 << 15, 1 << 22
+"""Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere. A user who interrupts
+waits for one slab of each thread."""
 _FED_SLAB = 1 << 20
 """The same where errors are fed back."""
 _LEAST_ROWS = 32
