@@ -27,7 +27,6 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -46,11 +45,13 @@ from comfy_vq.evaluation.report import to_table
 from comfy_vq.evaluation.run import Named, evaluate
 from comfy_vq.hosts.locate import find_comfyui
 
+from .commands import COMFY_VQ, last_line, run
 from .formats.catalogue import formats
 from .formats.format import size_in
 
 RIVALS = ("NF4", "Q4_K_S", "Q4_K flat", "Q3_K_S", "Q3_K flat")
 """Formats of others; all of ``benchmarks.quality`` are measured there."""
+_ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _SIDE, _SAMPLER, _STEPS, _CFG = 12, "dpmpp_2m", 14, 5.0
 """Another size, in latent pixels, and another sampler, with its steps and guidance."""
 
@@ -129,8 +130,8 @@ class Ladder:
             path = self._path(name)
             if not path.exists():
                 decoded = self._path("moments-decoded")
-                run(["decode", str(self._path("moments")), str(decoded), "--force"])
-                run(["calibrate", str(decoded), str(path), *listen])
+                run(["decode", str(self._path("moments")), str(decoded), "--force"], **_ONE_THREAD)
+                run(["calibrate", str(decoded), str(path), *listen], **_ONE_THREAD)
         return path
 
 
@@ -143,20 +144,11 @@ def diagonal(heard: calibration.Calibration) -> calibration.Calibration:
     return replace(heard, moments=alone)
 
 
-def run(words: Sequence[str]) -> None:
-    """A command of the package, in a process of its own, by one thread."""
-    command = [sys.executable, "-m", "comfy_vq", *words]
-    one = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=one)
-    if done.returncode:
-        raise VQError(f"{' '.join(command)}: {_last_line(done.stderr)}")
-
-
 def watched(words: Sequence[str]) -> dict[str, float]:
     """Processor seconds and peak memory of a command, the latter as the system counts it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "comfy_vq", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*COMFY_VQ, *words],
+        env={**os.environ, **_ONE_THREAD},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -164,12 +156,8 @@ def watched(words: Sequence[str]) -> dict[str, float]:
     told = process.stderr.read().decode(errors="replace")
     _, status, used = os.wait4(process.pid, 0)
     if status:
-        raise VQError(f"comfy_vq {' '.join(words)}: {_last_line(told)}")
+        raise VQError(f"comfy_vq {' '.join(words)}: {last_line(told)}")
     return {"make s": used.ru_utime + used.ru_stime, "make GB": used.ru_maxrss / 1e6}
-
-
-def _last_line(told: str) -> str:
-    return (told.strip().splitlines() or ["it said nothing; it may have run out of memory"])[-1]
 
 
 def said(spent: Mapping[str, float]) -> str:

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.commands import last_line
 from benchmarks.random_vq import random_sdxl
 from benchmarks.sdxl_load import comfyui_folder
 from benchmarks.step_child import DTYPES
@@ -104,8 +105,7 @@ def run(path: Path, name: str, mode: str, args: argparse.Namespace) -> dict[str,
     except subprocess.TimeoutExpired:
         return f"took longer than {args.seconds:g} s"
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing was printed"])[-1]
-        return f"ended with {done.returncode}: {last[:300]}"
+        return f"ended with {done.returncode}: {last_line(done.stderr)[:300]}"
     found = json.loads(done.stdout.splitlines()[-1])
     print(f"{mode}, {name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     if os.environ.get("VERBOSE"):

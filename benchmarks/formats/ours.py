@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from comfy_vq import checkpoint
 from comfy_vq.demo.model_files import model_files
-from comfy_vq.errors import VQError
 from comfy_vq.quantize import WeightSource, plan_for, quantize
 
+from ..commands import run
 from .format import Make
 
 
@@ -33,19 +31,13 @@ def by_command(bits: float, *options: str, calibrated: bool = False) -> Make:
     """
 
     def make(weights: WeightSource, path: Path) -> None:
-        dense, command = str(model_files().unet), [sys.executable, "-m", "comfy_vq"]
+        dense = str(model_files().unet)
         asked = ["--bits", f"{bits:g}", "--force", *options]
         if calibrated:
             heard = path.with_name("calibration.safetensors")
             if not heard.exists():
-                _run([*command, "calibrate", dense, str(heard), "--count", "16"])
+                run(["calibrate", dense, str(heard), "--count", "16"])
             asked += ["--calibration", str(heard)]
-        _run([*command, "quantize", dense, str(path), *asked])
+        run(["quantize", dense, str(path), *asked])
 
     return make
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        raise VQError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
