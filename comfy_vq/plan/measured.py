@@ -160,7 +160,7 @@ def measured_plan(
     for number in range(1 + later):
         for row, option in wanted.items():
             seen[row][option] = trials.noise(row, option)
-        if number:
+        if number:  # as many were announced
             trials.count(len(again) - len(wanted))
         informed = [_informed(task, seen, share) for share in _SHARES]
         plans = [judged(t, allocate(t.options, t.budget, TOLERANCE * t.numel)) for t in informed]
@@ -223,18 +223,17 @@ def _informed(task: Task, seen: Mapping[int, Mapping[int, float]], share: float)
     """The task with measured sensitivities, and a share of their mean, in the place of the table's.
 
     Args:
-        seen: output noise by row and option, that of about the average's width first.
+        seen: output noise by row and option, that of about the average's width among them.
     """
     nmse = nmse_of(task.widths)
-    first = {
-        row: noises[next(iter(noises))] / nmse[next(iter(noises))] for row, noises in seen.items()
-    }
-    shown = [sensitivity for sensitivity in first.values() if sensitivity > 0]
+    usual = {row: _usual(task, row) for row in seen}
+    found = {row: seen[row][option] / nmse[option] for row, option in usual.items()}
+    shown = [sensitivity for sensitivity in found.values() if sensitivity > 0]
     if not shown:
         return task
     least = share * statistics.geometric_mean(shown)
     noise, decibels = task.options.noise.copy(), {}
-    for row, sensitivity in first.items():
+    for row, sensitivity in found.items():
         noise[row] = (_between(seen[row], nmse) + least) * nmse
         if sensitivity + least > 0:
             decibels[task.layers[row].name] = round(10 * math.log10(sensitivity + least), 2)

@@ -115,8 +115,8 @@ def plan_by_measuring(
     known = moments_of_time(source)
 
     def moments(layer: str) -> torch.Tensor | None:
-        heard = None if calibration is None else calibration.moments.get(layer)
-        found = heard.mean() if heard is not None and layer not in known else known.get(layer)
+        heard = calibration.moments.get(layer) if calibration and layer not in known else None
+        found = known.get(layer) if heard is None else heard.mean()
         return found.to(device) if found is not None and bool(found.any()) else None
 
     probe = probe_of(patcher, source, questions, native_side(table.family), raise_if_interrupted)
