@@ -25,6 +25,8 @@ from .registry import OnProgress
 from .threads import one_thread
 from .weight import CodebookSet, VQWeight, to_matrix
 
+_FED_SUMS = 1 << 22
+"""Sums kept in a CPU's slab whose errors are fed back, each as often as it has weights."""
 _TRAINING_GROUPS = 1 << 15
 _HELD_OUT_GROUPS = 1 << 13
 _DB_PER_BIT = 20 * math.log10(2)
@@ -78,6 +80,10 @@ class BeamSearch:
 
     def least_rows(self, columns: int) -> int:
         return 0
+
+    @property
+    def fed_slab(self) -> int:
+        return _FED_SUMS // self.width
 
     def error(self, groups: Tensor) -> float:
         """Summed squared error of the codes of ``[n, 8]``."""

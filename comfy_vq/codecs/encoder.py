@@ -26,7 +26,7 @@ _CPU_SLAB, _SLAB = 1 << 15, 1 << 22
 """Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere. A user who interrupts
 waits for one slab of each thread."""
 _FED_SLAB = 1 << 20
-"""The same where errors are fed back."""
+"""The same where errors are fed back, but on a CPU, see ``Search.fed_slab``."""
 _LEAST_ROWS = 32
 """Of a slab."""
 
@@ -77,6 +77,11 @@ class Search(Protocol):
         ...
 
     @property
+    def fed_slab(self) -> int:
+        """Weights of a CPU's slab under moments: some seconds' work, and enough not to be slower for it."""
+        ...
+
+    @property
     def kind(self) -> type[kernels.Additive | kernels.Trellis]:
         """As what the kernels decode the codes."""
         ...
@@ -117,7 +122,7 @@ class Coder:
         columns, on_cpu = matrix.shape[1], matrix.device.type == "cpu"
         if self.moments is not None:
             # a step takes one group of each row, so many rows have to make up a batch
-            return max(_LEAST_ROWS, _FED_SLAB // columns)
+            return max(_LEAST_ROWS, (self.search.fed_slab if on_cpu else _FED_SLAB) // columns)
         least = max(_LEAST_ROWS, self.search.least_rows(columns) if on_cpu else 0)
         return max(least, (_CPU_SLAB if on_cpu else _SLAB) // columns)
 

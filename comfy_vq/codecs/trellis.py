@@ -29,6 +29,8 @@ BITS = range(2, 6)
 WINDOWS = (10, 12)
 _ROWS = 128
 """Of a CPU's slabs at least, so that calls of operators do not count."""
+_FED_STATES = 1 << 28
+"""States seen in a CPU's slab whose errors are fed back, each as often as it has weights."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,10 @@ class ViterbiSearch:
         states = codebooks.shape[1]
         most = viterbi.rows_at_once(codebooks.device, columns, states, states >> self.bits)
         return min(_ROWS, most)
+
+    @property
+    def fed_slab(self) -> int:
+        return _FED_STATES // self.shared.codebooks.shape[1]
 
 
 class Trellis(OnGrid):
