@@ -73,6 +73,11 @@ class Follower:
         search = _search(self._learned.weight)  # anew: codebooks may learn, too
         self._learned.codes[part] = search.codes(self.target[part], None)
 
+    def go_back(self) -> None:
+        """To what the codes stand for, which have been restored, and to a standstill."""
+        self.target.copy_(numbers(self._learned.weight))
+        self.mean.zero_()
+
     def state(self) -> dict[str, Tensor]:
         """For a checkpoint; the tensors are those in use."""
         return {"target": self.target, "mean": self.mean, "square": self.square}

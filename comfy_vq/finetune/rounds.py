@@ -132,6 +132,7 @@ def fine_tune(
     memory = str(plan_memory(student, questions, questions[0].answer.itemsize, following))
     say(memory)
     earlier: tuple[Point, ...] = ()
+    pace = 1.0
     for number in range(len(_SHARES)):
         if saved is not None and saved.round > number:
             continue
@@ -145,12 +146,13 @@ def fine_tune(
                 asked = pupil.asked()
             questions = to_learn(pupil.answered(asked))
         watch = _Watch(number, earlier, state, about, save_every, on_progress)
-        training = Training(student, questions, held_out, _part(settings, number))
+        training = Training(student, questions, held_out, _part(settings, number), pace)
         if saved is not None and resumed:
             saved.put_into(training)
         with recomputed(student.network) if recompute else nullcontext():
             training.run(watch)
         earlier = chained(earlier, training.history.points)
+        pace = training.history.pace
         del training  # its targets of codes, before the next ones are made
     return Outcome(student.model(), earlier, memory)
 

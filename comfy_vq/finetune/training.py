@@ -20,9 +20,8 @@ CODE_RATE = 3e-3
 """A good ``Settings.code_rate`` where codes are to move."""
 
 _WARM_UP = 5
-_NEAR_DB = 33.0
-"""Steps are of full length for a student that is no nearer than this, and in proportion to its error
-for one that is: they would add more error than is there to be learned away."""
+_SHORTER = (0.1, 0.5)
+"""Bounds of what the length of steps is multiplied by where they were too long."""
 _LEAST_SCALE = 1e-2
 """Of a tensor's root mean square, by which its steps are measured."""
 _HALF_SCALE = 2.0**12
@@ -39,8 +38,8 @@ class Settings:
         iterations: None to learn for ``seconds``.
         seconds: of learning and evaluating; None for no limit.
         rows: of questions, in each iteration.
-        rate: of learning, relative to the size of each tensor, for a student that is far from its
-            teacher; one that is near learns in smaller steps.
+        rate: of learning, relative to the size of each tensor; where such steps make the student worse
+            than it began they are shortened.
         codebooks: whether codebooks of additive codes learn.
         code_rate: how far a target of codes moves in a step, in units of the row scale; 0 leaves
             codes as they are.
@@ -87,6 +86,7 @@ class History:
         seconds: that they took.
         loss: smoothed, relative to the power of the answers.
         scale: of the loss in half precision, and iterations since it changed.
+        pace: the length of steps, relative to what the settings ask for.
         points: the evaluations.
         best: index of the best of them.
     """
@@ -97,6 +97,7 @@ class History:
     loss: float = math.nan
     scale: float = 1.0
     since: int = 0
+    pace: float = 1.0
     points: list[Point] = field(default_factory=list)
     best: int = 0
 
@@ -111,6 +112,7 @@ class Training:
     Args:
         student: is measured as it is, and left at the best that was found.
         questions, held_out: to learn from and to be measured by; at least one each.
+        pace: to begin with; see ``History``.
 
     Raises:
         VQError: there are no questions, or the teacher's answers are all zero.
@@ -122,10 +124,11 @@ class Training:
         questions: Sequence[Question],
         held_out: Sequence[Question],
         settings: Settings,
+        pace: float = 1.0,
     ) -> None:
         self.student = student
         self.settings = settings
-        self.history = History()
+        self.history = History(pace=pace)
         self._questions, self._held_out = questions, held_out
         self._power = _power(questions)
         if not self._power or not _power(held_out):
@@ -176,18 +179,13 @@ class Training:
                     on_iteration(self)
         self.student.restore(self.best)
 
-    @property
-    def _pace(self) -> float:
-        """The length of steps, 0 to 1, by the relative error that learning began with."""
-        return min(1.0, 10 ** ((_NEAR_DB - self.history.points[0].sqnr_db) / 20))
-
     def _stuck(self) -> bool:
         since = len(self.history.points) - 1 - self.history.best
         return since >= self.settings.patience
 
     def _iterate(self) -> None:
         history, student = self.history, self.student
-        rate = min(1.0, (history.steps + 1) / _WARM_UP) * (1.02 - self.done) * self._pace
+        rate = min(1.0, (history.steps + 1) / _WARM_UP) * (1.02 - self.done) * history.pace
         loss = 0.0
         with torch.inference_mode(False), torch.enable_grad():
             for question in self._asked():
@@ -244,7 +242,8 @@ class Training:
     def _evaluate(self, started: float) -> None:
         error = sum(float(_error(self.student, question)) for question in self._held_out)
         rows = sum(question.rows for question in self._held_out)
-        sqnr = -10 * math.log10(max(1e-30, error / rows / _power(self._held_out)))
+        relative = error / rows / _power(self._held_out)
+        sqnr = -10 * math.log10(max(1e-30, relative)) if math.isfinite(relative) else -math.inf
         history = self.history
         history.seconds = time.monotonic() - started
         loss = -10 * math.log10(history.loss) if history.loss > 0 else math.nan
@@ -252,6 +251,23 @@ class Training:
         if sqnr > self.best_point.sqnr_db or not self.best:
             history.best = len(history.points) - 1
             self.best = self.student.snapshot()
+        elif sqnr < history.points[0].sqnr_db:
+            self._go_back(10 ** ((sqnr - history.points[0].sqnr_db) / 20))
+
+    @torch.no_grad()
+    def _go_back(self, closer: float) -> None:
+        """Learn on from the best in shorter steps.
+
+        Args:
+            closer: the error that learning began with, relative to what steps of this length led to.
+        """
+        least, most = _SHORTER
+        self.history.pace *= min(max(closer, least), most)
+        self.student.restore(self.best)
+        for moments in self.optimizer.state.values():
+            moments["exp_avg"].zero_()
+        for follower in self.followers.values():
+            follower.go_back()
 
 
 def _error(student: Student, question: Question) -> Tensor:

@@ -137,25 +137,30 @@ def test_what_it_started_from_is_not_changed(dense):
     assert same(model, copy)
 
 
-def test_a_ruinous_rate_gives_back_what_it_started_from(model, dense):
-    outcome = fine_tune(toy.Pupil(model, dense), replace(MOVING, rate=1e3, code_rate=1e3))
+@pytest.mark.parametrize("rate", [1e6, 1e12])
+def test_a_ruinous_rate_gives_back_what_it_started_from(model, dense, rate):
+    outcome = fine_tune(toy.Pupil(model, dense), replace(MOVING, rate=rate, code_rate=rate))
     assert same(outcome.model, model)
     assert outcome.after_db == outcome.before_db
 
 
 @pytest.mark.parametrize("iterations", [1, 21, 25])
-def test_killed_and_resumed_it_ends_as_if_it_had_not_been(model, dense, tmp_path, iterations):
-    whole = fine_tune(toy.Pupil(model, dense), MOVING)
+@pytest.mark.parametrize("rate", [SETTINGS.rate, 1.0], ids=["", "too long"])
+def test_killed_and_resumed_it_ends_as_if_it_had_not_been(model, dense, tmp_path, iterations, rate):
+    settings = replace(MOVING, rate=rate)
+    whole = fine_tune(toy.Pupil(model, dense), settings)
+    if rate != SETTINGS.rate:
+        assert min(p.sqnr_db for p in whole.points) < whole.before_db < whole.after_db
     state, how = tmp_path / "state.safetensors", {"about": "toy", "save_every": 0}
     with pytest.raises(Killed):
         fine_tune(
             toy.Pupil(model, dense),
-            MOVING,
+            settings,
             state=state,
             on_progress=killed_after(iterations),
             **how,
         )
-    resumed = fine_tune(toy.Pupil(model, dense), MOVING, state=state, **how)
+    resumed = fine_tune(toy.Pupil(model, dense), settings, state=state, **how)
     assert same(resumed.model, whole.model)
     assert [p.sqnr_db for p in resumed.points] == [p.sqnr_db for p in whole.points]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-import pytest
 import torch
+from torch import Tensor
 
+from comfy_vq.finetune.following import numbers
 from comfy_vq.finetune.questions import Question
 from comfy_vq.finetune.student import Student
 from comfy_vq.finetune.training import Settings, Training
@@ -47,20 +49,55 @@ def test_an_overflow_changes_nothing_but_the_scale():
     assert all(torch.isfinite(tensor).all() for tensor in training.student.state().values())
 
 
-def test_a_student_that_is_near_its_teacher_learns_in_smaller_steps():
+def begun(settings: Settings) -> Training:
+    """On a student with two codecs whose codes can move."""
     dense = toy.teacher()
-    far = toy.coded(dense)
-    near = toy.coded(dense, {name: ("int8", 8) for name in toy.LAYERS})
-    questions = [q for group in toy.Pupil(far, dense).taught() for q in group]
-    steps, before_db = [], []
-    for model in (far, near):
-        student = Student(model, toy.sites(model))
-        settings = Settings(iterations=1, rate=1e-2, evaluations=0)
-        training = Training(student, questions[3:], questions[:3], settings)
-        training.run(
-            lambda t: steps.append(float(t.student.coded["inner"].factors.detach()[0] - 1))
-        )
-        before_db.append(training.history.points[0].sqnr_db)
-    assert before_db[0] < 33 < before_db[1]
-    shorter = 10 ** ((33 - before_db[1]) / 20)
-    assert abs(steps[1]) == pytest.approx(shorter * abs(steps[0]), rel=1e-2)
+    model = toy.coded(dense)
+    questions = [q for group in toy.Pupil(model, dense).taught() for q in group]
+    student = Student(model, toy.sites(model))
+    return Training(student, questions[3:], questions[:3], settings)
+
+
+def test_steps_that_are_too_long_are_shortened_and_begin_again_from_the_best():
+    settings = Settings(iterations=40, rate=1.0, code_rate=0.3, turns=2, evaluations=20)
+    training = begun(replace(settings, patience=100))
+    paces = [1.0]
+
+    def watch(training: Training) -> None:
+        points = training.history.points
+        if training.history.iteration != points[-1].iteration:
+            return
+        paces.append(training.history.pace)
+        was, first = points[-1].sqnr_db, points[0].sqnr_db
+        if was >= first:
+            assert paces[-1] == paces[-2]
+            return
+        assert 0.1 * paces[-2] <= paces[-1] <= 0.5 * paces[-2]
+        assert all(torch.equal(t, training.best[n]) for n, t in training.student.state().items())
+        for name, follower in training.followers.items():
+            assert torch.equal(follower.target, numbers(training.student.coded[name].weight))
+            assert not follower.mean.any()
+        assert not any(state["exp_avg"].any() for state in training.optimizer.state.values())
+
+    training.run(watch)
+    assert len(paces) > 15
+    assert paces[-1] < 0.5
+    assert training.best_point.sqnr_db > training.history.points[0].sqnr_db + 0.2
+
+
+def test_an_answer_that_is_not_a_number_is_worse_than_any():
+    training = begun(Settings(iterations=4, evaluations=4))
+    network = training.student.network
+    answers = network.forward
+
+    def broken(*args: Tensor, **kwargs: Tensor) -> Tensor:
+        evaluating, later = not torch.is_grad_enabled(), training.history.points
+        return answers(*args, **kwargs) * (math.nan if evaluating and later else 1)
+
+    network.forward = broken
+    training.run()
+    first, *later = training.history.points
+    assert len(later) == 4
+    assert all(point.sqnr_db == -math.inf for point in later)
+    assert training.best_point is first
+    assert all(torch.equal(t, training.first[n]) for n, t in training.student.state().items())
