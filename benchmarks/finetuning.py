@@ -91,9 +91,10 @@ def main() -> None:
             settings = replace(WAYS[name], iterations=args.iterations, rate=args.rate)
             better, training = tuned(model, settings, questions, held_out)
             seconds = time.process_time() - started
+            before_db, after_db = training.history.points[0].sqnr_db, training.best_point.sqnr_db
             print(
                 f"| {path.stem} | {name} | {better.bits_per_weight:.3f} "
-                f"| {training.best_point.sqnr_db:.2f} | {ruler(better)} | {seconds:.0f} |",
+                f"| {before_db:.2f} → {after_db:.2f} | {ruler(better)} | {seconds:.0f} |",
                 flush=True,
             )
 
