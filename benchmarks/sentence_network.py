@@ -66,23 +66,35 @@ class SentenceNetwork:
         means = [state.mean(0) for state in states]
         return {"states": states, "embeddings": [mean / mean.norm() for mean in means]}
 
+    def tokens(self, text: str) -> Tensor:
+        """Token ids ``[1, tokens]`` of a text."""
+        return self._tokenizer(text, return_tensors="pt")["input_ids"]
+
     @torch.inference_mode()
     def states(self, tokens: Tensor) -> Tensor:
         """Last hidden states ``[n, tokens, width]`` of token ids ``[n, tokens]``."""
         return self._network(input_ids=tokens).last_hidden_state
 
 
-class RandomTokens:
-    """A ``Probe`` of the network that asks for seeded random tokens: no data of any kind."""
+def random_tokens() -> list[Tensor]:
+    """Token ids to ask with: no data of any kind."""
+    generator = torch.Generator().manual_seed(0)
+    return list(torch.randint(_FIRST, _LAST, (2, _QUESTIONS, _TOKENS), generator=generator))
 
-    def __init__(self, network: SentenceNetwork) -> None:
-        generator = torch.Generator().manual_seed(0)
-        shape = (2, _QUESTIONS, _TOKENS)
-        self._asked = torch.randint(_FIRST, _LAST, shape, generator=generator)
+
+class Asked:
+    """A ``Probe`` of the network.
+
+    Args:
+        questions: token ids ``[n, tokens]``; every other one is held out.
+    """
+
+    def __init__(self, network: SentenceNetwork, questions: Sequence[Tensor]) -> None:
+        self._questions = questions
         self._network = network
         self.layers = list(network.layers)
         network.load(network.weights)
-        self._answers = [network.states(tokens) for tokens in self._asked]
+        self._answers = [network.states(tokens).double() for tokens in questions]
 
     def exchange(self, layer: str, weight: Tensor | VQWeight | None) -> None:
         if weight is None:
@@ -91,12 +103,12 @@ class RandomTokens:
         self._network.layers[layer].weight.data.copy_(dense)
 
     def noise(self) -> float:
-        return self._noise(0)
+        return self._noise(slice(0, None, 2))
 
     def held_out_noise(self) -> float:
-        return self._noise(1)
+        return self._noise(slice(1, None, 2))
 
-    def _noise(self, asked: int) -> float:
-        answers = self._answers[asked].double()
-        change = self._network.states(self._asked[asked]) - answers
-        return float(change.square().sum() / answers.square().sum())
+    def _noise(self, part: slice) -> float:
+        pairs = zip(self._questions[part], self._answers[part], strict=True)
+        change = [(self._network.states(t) - a).square().sum() for t, a in pairs]
+        return float(sum(change) / sum(a.square().sum() for a in self._answers[part]))

