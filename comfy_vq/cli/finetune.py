@@ -48,7 +48,8 @@ def add_to(commands: argparse._SubParsersAction) -> None:
         "--rate",
         type=float,
         default=Settings.rate,
-        help="of learning, relative to the size of what learns; default: %(default)s",
+        help="of learning, relative to the size of what learns, to begin with: steps that turn out too long are "
+        "shortened; default: %(default)s",
     )
     parser.add_argument(
         "--rows",

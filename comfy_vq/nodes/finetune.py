@@ -48,7 +48,7 @@ class VQFineTune(io.ComfyNode):
                     step=1e-4,
                     round=False,
                     advanced=True,
-                    tooltip="Of one step, relative to the size of what learns. Lower it if the curve falls.",
+                    tooltip="Of one step, relative to the size of what learns. Steps that turn out too long are shortened.",
                 ),
                 io.Boolean.Input(
                     "move_codes",
