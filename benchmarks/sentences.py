@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pydoc_data.topics import topics
 
 SENTENCES = (
@@ -41,7 +42,8 @@ SENTENCES = (
 )
 
 
-def paragraphs() -> list[str]:
+@cache
+def paragraphs() -> tuple[str, ...]:
     """Of the Python language's own documentation, as ``help`` shows it: prose without code."""
     found = []
     for topic in sorted(topics):
@@ -50,4 +52,4 @@ def paragraphs() -> list[str]:
             prose = text[:1].isupper() and text.endswith(".")
             if prose and 60 <= len(text) <= 400 and not re.search(r"[`\"*_{}<>=\[\]|\\]", text):
                 found.append(text)
-    return list(dict.fromkeys(found))
+    return tuple(dict.fromkeys(found))

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from comfy_vq.evaluation.intervals import sqnr_interval
 from comfy_vq.model import Source
 from comfy_vq.plan import Layer, Plan, Task
 from comfy_vq.plan.measured import measured_plan
-from comfy_vq.probe import Probe
 from comfy_vq.quantize import plan_for, quantize
 
 from .formats import ggml
@@ -48,8 +47,8 @@ from .sentence_network import Asked, SentenceNetwork, Weights, random_tokens
 from .sentences import SENTENCES, paragraphs
 
 BITS = (4.5, 3.44, 3.0, 2.5)  # of Q4_K, of Q3_K, and less
-_HELD_OUT = 4
-ASKED = 32  # texts of the calibration, for a plan under it
+_HELD_OUT = 4  # one paragraph in so many is not calibrated on
+_ASKED = 32  # of the others, for gates and for plans under the calibration
 Candidate = Callable[[Weights], tuple[Weights, int]]
 """Weights to what is left of them, and the bytes that are stored."""
 
@@ -79,19 +78,19 @@ class InMemory:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be made of ours."""
+    """What is to be made of ours.
+
+    Attributes:
+        gate: makes one, and with it a calibration; None to do without data.
+    """
 
     bits: float
     codec: str
     effort: str
-    calibration: Calibration | None = None
-    make_probe: Callable[[], Probe] | None = None
-    """For a gate."""
+    gate: Callable[[], Gate] | None = None
 
     def moments(self, layer: str) -> Tensor | None:
-        if self.calibration is None:
-            return None
-        return self.calibration.moments[layer].mean()
+        return None if self.gate is None else self.gate().calibration.moments[layer].mean()
 
 
 Planned = Callable[[InMemory, Wanted], Plan]
@@ -114,8 +113,7 @@ def ours(path: Path, wanted: Wanted, planned: Planned) -> Candidate:
     def candidate(weights: Weights) -> tuple[Weights, int]:
         if not path.exists():
             source = InMemory(weights, Source("all-MiniLM-L6-v2"))
-            known = wanted.calibration
-            gate = None if known is None else Gate(known, wanted.make_probe)
+            gate = None if wanted.gate is None else wanted.gate()
             plan = planned(source, wanted)
             model = quantize(source, wanted.bits, effort=wanted.effort, plan=plan, gate=gate)
             checkpoint.save(path, model)
@@ -131,8 +129,8 @@ def by_rule(family: str) -> Planned:
     """By a family's rule of thumb: no one has measured this network."""
 
     def planned(source: InMemory, wanted: Wanted) -> Plan:
-        how = {"codec": wanted.codec, "effort": wanted.effort, "family": family}
-        return plan_for(source, wanted.bits, **how)
+        bits, codec, effort = wanted.bits, wanted.codec, wanted.effort
+        return plan_for(source, bits, codec=codec, effort=effort, family=family)
 
     return planned
 
@@ -173,26 +171,26 @@ def candidates(network: SentenceNetwork, folder: Path, effort: str) -> dict[str,
         found[f"{kind} flat"] = theirs(flattened(kind))
     for kind in ("IQ4_XS", "IQ3_S", "IQ3_XXS"):
         found[f"{kind} flat"] = theirs(flattened(kind))
-    kept = set(_held_out())
-    texts = [network.tokens(text) for text in paragraphs() if text not in kept]
-    asked = spread(texts, ASKED)
-    calibration = heard(network, texts)
-    gate = partial(Asked, network, asked)
+    texts = [network.tokens(text) for i, text in enumerate(paragraphs()) if i % _HELD_OUT]
+    asked = spread(texts, _ASKED)
+    calibration = cache(lambda: heard(network, texts))
+    free = lambda: Gate(calibration())
+    gated = lambda: Gate(calibration(), partial(Asked, network, asked))
     generic = by_rule("generic")
     plans = {
-        "generic": (generic, None, None),
-        "text-encoders": (by_rule("text-encoders"), None, None),
-        "measured": (measured(network, random_tokens()), None, None),
-        "generic calibrated": (generic, calibration, None),
-        "generic gated": (generic, calibration, gate),
-        "measured calibrated": (measured(network, asked), calibration, None),
+        "generic": (generic, None),
+        "text-encoders": (by_rule("text-encoders"), None),
+        "measured": (measured(network, random_tokens()), None),
+        "generic calibrated": (generic, free),
+        "generic gated": (generic, gated),
+        "measured calibrated": (measured(network, asked), free),
     }
     for codec in CODECS:
         for bits in BITS:
-            for plan, (planned, known, probe) in plans.items():
+            for plan, (planned, gate) in plans.items():
                 name = f"VQ{bits:g} {codec} {plan}" + ("" if effort == EFFORT else f" {effort}")
                 path = folder / f"{name.replace(' ', '-')}.safetensors"
-                found[name] = ours(path, Wanted(bits, codec, effort, known, probe), planned)
+                found[name] = ours(path, Wanted(bits, codec, effort, gate), planned)
     return found
 
 
@@ -210,11 +208,8 @@ def row(name: str, network: SentenceNetwork, reference: Mapping[str, Any], made:
 
 def read(network: SentenceNetwork) -> dict[str, list[Tensor]]:
     """What is compared: answers to sentences, and to text such as is calibrated on."""
-    return {**network.read(SENTENCES), "held out": network.read(_held_out())["states"]}
-
-
-def _held_out() -> list[str]:
-    return paragraphs()[::_HELD_OUT]
+    held_out = network.read(paragraphs()[::_HELD_OUT])["states"]
+    return {**network.read(SENTENCES), "held out": held_out}
 
 
 def _interval(reference: list[Tensor], found: list[Tensor]) -> str:

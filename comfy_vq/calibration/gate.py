@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..codecs import VQWeight
-from ..codecs.scales import weighted
+from ..codecs.scales import squared_errors
 from ..codecs.weight import to_matrix
 from ..probe import Probe
 from .moments import Calibration
@@ -159,5 +159,5 @@ def describe(summary: Mapping[str, Any]) -> str:
 
 def _error(weight: Tensor, coded: VQWeight, inputs: Tensor) -> float:
     """Squared error of the layer's output, up to a factor."""
-    error = to_matrix(weight).float() - to_matrix(coded.decode(torch.float32))
-    return float((error * weighted(error, inputs)).sum())
+    dense, decoded = to_matrix(weight).float(), to_matrix(coded.decode(torch.float32))
+    return float(squared_errors(dense, decoded, inputs).sum())

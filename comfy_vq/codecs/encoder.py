@@ -17,7 +17,7 @@ from .. import kernels
 from ..kernels import Rotation
 from .feedback import Aim, aim_at
 from .registry import OnProgress
-from .scales import fit_scales, half_scales, unbiased_scales, weighted
+from .scales import fit_scales, half_scales, squared_errors, unbiased_scales
 from .threads import map_slabs, one_thread
 from .weight import CodebookSet
 
@@ -153,11 +153,11 @@ class Coder:
         peaks = _peaks(unit)
         loud = (peaks > _LOUD).nonzero().flatten()
         if len(loud):
-            quiet = unit[loud] * (_QUIET / peaks[loud])[:, None]
-            again = self._found(slab[loud], quiet, rotation, aim)
-            before = self._errors(slab[loud], scales[loud], decoded[loud])
-            better = self._errors(slab[loud], *again[1:]) < before
-            codes[loud[better]], scales[loud[better]] = again[0][better], again[1][better]
+            rows, quiet = slab[loud], unit[loud] * (_QUIET / peaks[loud])[:, None]
+            found, fitted, anew = self._found(rows, quiet, rotation, aim)
+            before = squared_errors(rows, scales[loud, None] * decoded[loud], self.moments)
+            better = squared_errors(rows, fitted[:, None] * anew, self.moments) < before
+            codes[loud[better]], scales[loud[better]] = found[better], fitted[better]
         return codes, scales
 
     def _found(
@@ -168,11 +168,6 @@ class Coder:
         decoded = self._decoded(codes, rotation)
         fit = unbiased_scales if self.unbiased else fit_scales
         return codes, fit(slab, decoded, self.moments), decoded
-
-    def _errors(self, slab: Tensor, scales: Tensor, decoded: Tensor) -> Tensor:
-        """Squared, under the moments, ``[rows]``."""
-        error = slab - scales[:, None] * decoded
-        return (error * weighted(error, self.moments)).sum(1)
 
     def _turned(self, matrix: Tensor, rotation: Rotation | None) -> Tensor:
         return matrix if rotation is None else kernels.rotate(matrix, rotation, self.period)

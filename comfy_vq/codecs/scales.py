@@ -27,6 +27,17 @@ def weighted(matrix: Tensor, moments: Tensor | None) -> Tensor:
     return torch.bmm(parts, moments).transpose(0, 1).reshape(matrix.shape)
 
 
+def squared_errors(matrix: Tensor, decoded: Tensor, moments: Tensor | None = None) -> Tensor:
+    """``(w_n - q_n) H (w_n - q_n)^T`` for each row n, float32 ``[rows]``.
+
+    Args:
+        matrix, decoded: w and q, float32 ``[rows, columns]``.
+        moments: H, see ``weighted``.
+    """
+    error = matrix - decoded
+    return (error * weighted(error, moments)).sum(1)
+
+
 def fit_scales(matrix: Tensor, decoded: Tensor, moments: Tensor | None = None) -> Tensor:
     """The scales ``[rows]`` that minimize ``(w_n - s_n q_n) H (w_n - s_n q_n)^T`` for each row n.
 

@@ -1,6 +1,7 @@
 """Plans and formats on a network that nobody here trained, here a small random one."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -23,6 +24,7 @@ from benchmarks.third_party import (
     row,
     theirs,
 )
+from comfy_vq.calibration.gate import Gate
 from comfy_vq.model import Source
 
 WANTED = Wanted(3.0, "additive", "fast")
@@ -124,9 +126,9 @@ def test_under_a_calibration_answers_are_nearer(network, tmp_path, by_measuring)
     texts = random_tokens()
     planned = measured(network, texts) if by_measuring else by_rule("generic")
     noises = []
-    for calibration in (None, heard(network, texts)):
-        wanted = replace(WANTED, calibration=calibration)
-        path = tmp_path / f"{calibration is None}.safetensors"
+    for gate in (None, partial(Gate, heard(network, texts))):
+        wanted = replace(WANTED, gate=gate)
+        path = tmp_path / f"{gate is None}.safetensors"
         decoded, _ = ours(path, wanted, planned)(network.weights)
         probe = Asked(network, texts)
         network.load(decoded)
